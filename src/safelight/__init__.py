@@ -1,0 +1,1 @@
+"""A self-hosted gateway that runs AI image jobs durably."""

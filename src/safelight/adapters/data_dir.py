@@ -1,0 +1,77 @@
+"""The folder of an embedded installation, used by one process at a time."""
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from safelight.domain.errors import ConfigurationError
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """The process that uses the folder. `address` is where it answers HTTP, `None` when it does not."""
+
+    pid: int
+    address: str | None = None
+
+
+class DataDirInUse(Exception):
+    """Another process uses the folder."""
+
+    def __init__(self, path: Path, holder: Holder | None) -> None:
+        """Tell who it is, as far as it said."""
+        who = f"process {holder.pid}" if holder else "another process"
+        at = f" at {holder.address}" if holder and holder.address else ""
+        super().__init__(f"the data folder {path} is in use by {who}{at}")
+        self.holder = holder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataDir:
+    """An acquired folder; the lock lasts until `release` or the end of the process."""
+
+    path: Path
+    lock: IO[bytes]
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.path / "safelight.db"
+
+    @property
+    def blobs(self) -> Path:
+        """The folder of images."""
+        return self.path / "blobs"
+
+    def release(self) -> None:
+        """Let others use the folder."""
+        self.lock.close()
+
+
+def acquire(path: Path, *, address: str | None = None) -> DataDir:
+    """Make the folder if need be and lock it. Raises `DataDirInUse`, `ConfigurationError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.fdopen(os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+    except OSError as error:
+        raise ConfigurationError(f"the data folder {path} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise DataDirInUse(path, holder(path)) from error
+    lock.truncate(0)
+    lock.write(msgspec.json.encode(Holder(pid=os.getpid(), address=address)))
+    lock.flush()
+    return DataDir(path=path, lock=lock)
+
+
+def holder(path: Path) -> Holder | None:
+    """Who wrote last into the lock; says nothing of whether it still runs."""
+    try:
+        return msgspec.json.decode((path / "lock").read_bytes(), type=Holder)
+    except (OSError, msgspec.DecodeError):
+        return None

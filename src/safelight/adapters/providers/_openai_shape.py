@@ -1,0 +1,175 @@
+"""The wire shape that OpenAI's image API has given to many servers: fields, forms, and answers."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+from yarl import URL
+
+from safelight.adapters.providers._answer import Answer
+from safelight.adapters.providers._body import Body, Part, form_body
+from safelight.application.ports import Call, Finished, RemotePicture, StoredPicture
+from safelight.domain.errors import ProviderProtocolError
+from safelight.domain.image import ImageRequest, Operation, Usage
+
+VARIATION_PROMPT = "A new variation of this image: same subject and style."
+"""What stands in for the variation call that hardly any provider still has."""
+
+
+class _Item(msgspec.Struct):
+    b64_json: str | None = None
+    url: str | None = None
+    revised_prompt: Any = None
+
+
+class _Images(msgspec.Struct):
+    """Only what we cannot do without is typed: a paid picture is not thrown away for an odd word beside it."""
+
+    data: list[_Item] | None = None
+    created: Any = None
+    model: Any = None
+    usage: Any = None
+    background: Any = None
+    output_format: Any = None
+    quality: Any = None
+    size: Any = None
+
+
+def given(request: ImageRequest, names: Iterable[str]) -> dict[str, Any]:
+    """Take the fields that the caller filled."""
+    return {name: value for name in names if (value := getattr(request, name)) is not None}
+
+
+def edit_form(call: Call, fields: Mapping[str, Any]) -> Body:
+    """Make the form of an edit: `image` for one picture, `image[]` for several, `mask`."""
+    return form_body(_form_fields(fields), _parts(call.request), call.workspace)
+
+
+def prompt_of(request: ImageRequest) -> str | None:
+    """Take the caller's prompt, or the neutral one of a variation."""
+    if request.operation is Operation.VARIATION:
+        return request.prompt or VARIATION_PROMPT
+    return request.prompt
+
+
+def via_of(request: ImageRequest) -> str | None:
+    """Say for `meta.via` that a variation is done as an edit."""
+    return "edit" if request.operation is Operation.VARIATION else None
+
+
+def _form_fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        yield from _form_field(name, value)
+
+
+def _form_field(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Numbers and booleans as text, nested values with bracketed names."""
+    match value:
+        case str():
+            yield name, value
+        case bool():
+            yield name, "true" if value else "false"
+        case Mapping():
+            for key, inner in value.items():
+                yield from _form_field(f"{name}[{key}]", inner)
+        case list() | tuple():
+            for inner in value:
+                yield from _form_field(f"{name}[]", inner)
+        case None:
+            pass
+        case _:
+            yield name, str(value)
+
+
+def _parts(request: ImageRequest) -> Iterator[Part]:
+    name = "image" if len(request.images) == 1 else "image[]"
+    for number, image in enumerate(request.images, start=1):
+        yield Part.of(name, image.image, f"image-{number}")
+    if request.mask is not None:
+        yield Part.of("mask", request.mask.image, "mask")
+
+
+async def finished(answer: Answer, *, base_url: URL, via: str | None = None) -> Finished:
+    """Read an answer; raises `ProviderProtocolError` when no picture can be had from it."""
+    images = answer.read(_Images)
+    pictures = [picture async for picture in _pictures(answer, images.data or [], base_url)]
+    if not pictures:
+        raise answer.unreadable(f"the provider answered HTTP {answer.status} without a picture")
+    return Finished(
+        pictures=tuple(pictures),
+        model=answer.words(images.model),
+        created=int(images.created) if isinstance(images.created, int | float) else None,
+        usage=_usage(images.usage),
+        background=answer.words(images.background),
+        output_format=answer.words(images.output_format),
+        quality=answer.words(images.quality),
+        size=answer.words(images.size),
+        via=via,
+    )
+
+
+async def _pictures(answer: Answer, items: list[_Item], base_url: URL) -> AsyncIterator[StoredPicture | RemotePicture]:
+    """Take the pictures that can be read; raise the last fault only if there is none."""
+    fault: ProviderProtocolError | None = None
+    found = 0
+    for item in items:
+        try:
+            picture = await _picture(answer, item, base_url)
+        except ProviderProtocolError as exc:
+            fault = exc
+        else:
+            if picture is not None:
+                found += 1
+                yield picture
+    if fault is not None and not found:
+        raise fault
+
+
+async def _picture(answer: Answer, item: _Item, base_url: URL) -> StoredPicture | RemotePicture | None:
+    revised_prompt = answer.words(item.revised_prompt)
+    base64 = item.b64_json or (item.url if item.url and _holds_picture(answer, item.url) else None)
+    if base64:
+        return await answer.picture(base64, revised_prompt=revised_prompt)
+    return _remote(item.url, revised_prompt, base_url) if item.url else None
+
+
+def _holds_picture(answer: Answer, url: str) -> bool:
+    return url in answer.lifted or url.startswith("data:")
+
+
+def _remote(url: str, revised_prompt: str | None, base_url: URL) -> RemotePicture:
+    """Take a link; relative ones belong to the server, and on its own host the server is trusted."""
+    try:
+        link = base_url.join(URL(url))
+    except ValueError as exc:
+        raise ProviderProtocolError("the provider sent a link that cannot be read") from exc
+    own = (link.host, link.port) == (base_url.host, base_url.port)
+    return RemotePicture(url=str(link), revised_prompt=revised_prompt, trusted_host=trusted_host(link) if own else None)
+
+
+def trusted_host(url: URL) -> str:
+    """How a `RemotePicture` names the operator's own server: host and port."""
+    return f"{url.host}:{url.port}"
+
+
+def _usage(said: Any) -> Usage | None:
+    if not isinstance(said, Mapping):
+        return None
+    usage = Usage(
+        input_tokens=_count(said.get("input_tokens")),
+        input_tokens_details=_counts(said.get("input_tokens_details")),
+        output_tokens=_count(said.get("output_tokens")),
+        output_tokens_details=_counts(said.get("output_tokens_details")),
+        total_tokens=_count(said.get("total_tokens")),
+    )
+    return usage if usage != Usage() else None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _counts(value: Any) -> Mapping[str, int] | None:
+    if not isinstance(value, Mapping):
+        return None
+    return {name: count for name, count in value.items() if _count(count) is not None}

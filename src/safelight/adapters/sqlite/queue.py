@@ -1,0 +1,175 @@
+"""The queue of one process: ids in memory, the jobs table behind them.
+
+Each provider has a lane with its own number of slots, so that a slow provider does not hold up the others. Memory
+holds at most `_MOST_IN_MEMORY` ids; past that, jobs stay in the table alone and are read when room comes.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from safelight.application.ports import Again, StepHandler
+from safelight.domain.errors import StorageError
+from safelight.domain.ids import JobId, ProviderName
+
+_MOST_IN_MEMORY = 50_000
+_PAGE = 2_000
+_PAUSE_AFTER_FAULT_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class OpenJobs(Protocol):
+    """The part of the job store that the queue reads."""
+
+    async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
+        """See `JobStore.due`."""
+        ...
+
+
+@dataclass(slots=True)
+class _Lane:
+    slots: int
+    ready: deque[JobId] = field(default_factory=deque)
+    running: int = 0
+
+
+class SqliteQueue:
+    """Hands out ids, fairly over the lanes, at most `concurrency` at a time."""
+
+    def __init__(
+        self,
+        jobs: OpenJobs,
+        *,
+        concurrency: int,
+        lane_slots: Callable[[ProviderName], int],
+        now: Callable[[], datetime],
+    ) -> None:
+        """`lane_slots` says how many jobs of a provider may run at a time."""
+        self._jobs = jobs
+        self._free = concurrency
+        self._lane_slots = lane_slots
+        self._now = now
+        self._lanes: dict[ProviderName, _Lane] = {}
+        self._later: list[tuple[datetime, JobId, ProviderName]] = []
+        self._known: set[JobId] = set()
+        self._read_up_to = 0
+        self._all_read = False
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
+        """See `Queue.wake`."""
+        if job_id in self._known:
+            return
+        if len(self._known) >= _MOST_IN_MEMORY:
+            self._all_read = False
+            return
+        self._known.add(job_id)
+        self._place(job_id, lane, at)
+        self._changed.set()
+
+    def stop(self) -> None:
+        """See `Queue.stop`."""
+        self._stopping = True
+        self._changed.set()
+
+    async def run(self, handler: StepHandler) -> None:
+        """See `Queue.run`. When cancelled, what still runs is cancelled with it."""
+        try:
+            while not self._stopping:
+                self._changed.clear()
+                await self._read_more()
+                self._promote()
+                self._hand_out(handler)
+                await self._sleep()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _place(self, job_id: JobId, lane: ProviderName, at: datetime) -> None:
+        if at <= self._now():
+            self._lane(lane).ready.append(job_id)
+        else:
+            heapq.heappush(self._later, (at, job_id, lane))
+
+    def _lane(self, name: ProviderName) -> _Lane:
+        if (lane := self._lanes.get(name)) is None:
+            lane = self._lanes[name] = _Lane(slots=self._lane_slots(name))
+        return lane
+
+    async def _read_more(self) -> None:
+        """Fill memory from the table: at the start, and when it had overflowed and has room again."""
+        while not self._all_read and len(self._known) + _PAGE <= _MOST_IN_MEMORY:
+            try:
+                page = await self._jobs.due(limit=_PAGE, after=self._read_up_to)
+            except StorageError as error:
+                log.warning("queue_read_failed", error=error.message)
+                asyncio.get_running_loop().call_later(_PAUSE_AFTER_FAULT_S, self._changed.set)
+                return
+            for sequence, job_id, lane, at in page:
+                self._read_up_to = sequence
+                if job_id not in self._known:
+                    self._known.add(job_id)
+                    self._place(job_id, lane, at)
+            if len(page) < _PAGE:
+                self._all_read = True
+                self._read_up_to = 0
+
+    def _promote(self) -> None:
+        now = self._now()
+        while self._later and self._later[0][0] <= now:
+            _, job_id, lane = heapq.heappop(self._later)
+            self._lane(lane).ready.append(job_id)
+
+    def _hand_out(self, handler: StepHandler) -> None:
+        """One id of each lane in turn, as long as slots are free."""
+        busy = True
+        while busy and self._free > 0:
+            busy = False
+            for name, lane in self._lanes.items():
+                if lane.ready and lane.running < lane.slots and self._free > 0:
+                    self._start(lane.ready.popleft(), name, lane, handler)
+                    busy = True
+
+    def _start(self, job_id: JobId, name: ProviderName, lane: _Lane, handler: StepHandler) -> None:
+        self._free -= 1
+        lane.running += 1
+        task = asyncio.create_task(self._step(job_id, name, lane, handler))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _step(self, job_id: JobId, name: ProviderName, lane: _Lane, handler: StepHandler) -> None:
+        again: Again | None = None
+        try:
+            again = await handler(job_id)
+        except Exception:
+            log.exception("step_crashed", job_id=job_id)
+            again = Again(at=datetime.fromtimestamp(self._now().timestamp() + _PAUSE_AFTER_FAULT_S, tz=UTC), lane=name)
+        finally:
+            self._free += 1
+            lane.running -= 1
+            if again is None:
+                self._known.discard(job_id)
+            else:
+                self._place(job_id, again.lane, again.at)
+            self._changed.set()
+
+    async def _sleep(self) -> None:
+        """Wait for news, or for the first of those that come later."""
+        delay = max(0.0, (self._later[0][0] - self._now()).total_seconds()) if self._later else None
+        try:
+            async with asyncio.timeout(delay):
+                await self._changed.wait()
+        except TimeoutError:
+            pass

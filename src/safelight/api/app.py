@@ -1,0 +1,30 @@
+"""The HTTP application: routes, and the one shape of errors."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+
+from safelight.api import errors
+from safelight.api.body import BodyError
+from safelight.api.docs import docs_routes
+from safelight.api.files import file_routes
+from safelight.api.images import image_routes
+from safelight.api.service import service_routes
+from safelight.api.services import Services
+from safelight.domain.errors import RequestError, StorageError
+
+
+def create_app(services: Services) -> Starlette:
+    """Make the ASGI application; whoever starts the services also stops them."""
+    app = Starlette(
+        routes=[*image_routes(), *file_routes(), *service_routes(), *docs_routes()],
+        exception_handlers={
+            HTTPException: errors.on_http_exception,
+            RequestError: errors.on_request_error,
+            StorageError: errors.on_storage_error,
+            BodyError: errors.on_body_error,
+            Exception: errors.on_crash,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.state.services = services
+    return app

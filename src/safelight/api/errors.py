@@ -1,0 +1,113 @@
+"""Every error in the contract's one shape, `BifrostError`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from safelight.api.body import BodyError
+from safelight.domain.errors import NotFound, RequestError, StorageError
+from safelight.domain.job import JobError
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 1
+"""What a 503 tells the caller to wait."""
+
+
+def error_body(
+    *,
+    message: str,
+    status: int,
+    gateway_fault: bool = False,
+    code: str | None = None,
+    type_: str | None = None,
+    param: Any = None,
+    extra_fields: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`$defs/HandlerError` of the contract, without empty members."""
+    known = {"message": message, "type": type_, "code": code, "param": param}
+    return {
+        "is_bifrost_error": gateway_fault,
+        "status_code": status,
+        "error": {name: value for name, value in known.items() if value is not None},
+        "extra_fields": dict(extra_fields or {}),
+    }
+
+
+def job_error_body(error: JobError, extra_fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The error of a failed job."""
+    if error.request_id:
+        extra_fields = {**extra_fields, "provider_request_id": error.request_id}
+    return error_body(
+        message=error.message,
+        status=error.status_code,
+        gateway_fault=error.gateway_fault,
+        code=error.code,
+        type_=error.type,
+        param=error.param,
+        extra_fields=extra_fields,
+    )
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+def refused(error: RequestError, extra_fields: Mapping[str, Any] | None = None) -> Response:
+    """The caller's fault: 404 for what is not there, else 400."""
+    missing = isinstance(error, NotFound)
+    status = 404 if missing else 400
+    body = error_body(
+        message=error.message,
+        status=status,
+        code=None if missing else error.code,
+        type_=None if missing else "invalid_request_error",
+        param=error.param,
+        extra_fields=extra_fields,
+    )
+    return json_response(body, status)
+
+
+def unavailable(message: str, code: str, headers: Mapping[str, str] | None = None) -> Response:
+    """503 with `Retry-After`."""
+    body = error_body(message=message, status=503, gateway_fault=True, code=code)
+    return json_response(body, 503, {"Retry-After": str(RETRY_AFTER_S), **(headers or {})})
+
+
+def on_request_error(_: Request, error: Exception) -> Response:
+    """Answer a `RequestError` that no endpoint took."""
+    assert isinstance(error, RequestError)  # noqa: S101 - Starlette calls it for this class alone
+    return refused(error)
+
+
+def on_storage_error(_: Request, error: Exception) -> Response:
+    """Answer a storage fault: the caller may try again (design, beyond the contract 7)."""
+    assert isinstance(error, StorageError)  # noqa: S101 - as above
+    log.warning("storage_failed", error=error.message)
+    return unavailable("the storage is not available", error.code)
+
+
+def on_body_error(_: Request, error: Exception) -> Response:
+    """Answer a body that could not be read. What is left of it is not read, so the connection ends."""
+    assert isinstance(error, BodyError)  # noqa: S101 - as above
+    body = error_body(message=error.message, status=error.status, type_="invalid_request_error")
+    return json_response(body, error.status, {"Connection": "close"})
+
+
+def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer an unknown route or a wrong method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    messages = {404: f"no route {request.url.path}", 405: f"method {request.method} is not allowed here"}
+    message = error.detail if error.status_code not in messages else messages[error.status_code]
+    return json_response(error_body(message=message, status=error.status_code), error.status_code, error.headers)
+
+
+def on_crash(_: Request, __: Exception) -> Response:
+    """Answer our own fault; the server logs the trace."""
+    return json_response(error_body(message="internal server error", status=500, gateway_fault=True), 500)

@@ -1,0 +1,104 @@
+"""Images by signed link, with `ETag` and `Range` (RFC 9110, sections 13 and 14)."""
+
+import re
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from safelight.api.errors import error_body, json_response
+from safelight.api.links import EXTENSIONS
+from safelight.api.services import services_of
+from safelight.domain.errors import NotFound
+from safelight.domain.ids import BlobKey, JobId
+from safelight.domain.image import StoredImage
+from safelight.domain.job import Job
+
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_EXPIRES = re.compile(r"[0-9]{1,18}")
+_GONE = "file not found or expired"
+
+
+def file_routes() -> list[Route]:
+    """`GET` and `HEAD` of an image."""
+    return [Route("/v1/files/{job_id}/{name}", _file, methods=["GET", "HEAD"])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """Bytes `start` to `end`, exclusive."""
+
+    start: int
+    end: int
+
+
+async def _file(request: Request) -> Response:
+    services = services_of(request)
+    job_id, name = JobId(request.path_params["job_id"]), request.path_params["name"].partition(".")[0]
+    blob = BlobKey(f"{job_id}/{name}")
+    expires = request.query_params.get("expires", "")
+    signature = request.query_params.get("signature", "")
+    if not _EXPIRES.fullmatch(expires) or not services.links.valid(blob, expires=expires, signature=signature):
+        return json_response(error_body(message="the link is not signed by this gateway", status=403), 403)
+    if int(expires) <= int(time.time()):
+        raise NotFound(_GONE)
+    image = _image_of(await services.read.job(job_id), blob)
+    headers = {
+        "ETag": f'"{image.sha256}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": f"private, max-age={max(0, int(expires) - int(time.time()))}, immutable",
+        "Content-Disposition": f'inline; filename="{name}.{EXTENSIONS[image.content_type]}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    if _holds(request.headers.get("if-none-match", ""), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    if request.method == "HEAD":
+        length = {"Content-Length": str(image.size_bytes)}
+        return Response(None, 200, {**headers, **length}, image.content_type)
+    return await _bytes(request, image, headers)
+
+
+def _image_of(job: Job, blob: BlobKey) -> StoredImage:
+    outputs = job.result.production.outputs if job.result is not None else ()
+    found = next((output.image for output in outputs if output.image.blob == blob), None)
+    if found is None:
+        raise NotFound(_GONE)
+    return found
+
+
+async def _bytes(request: Request, image: StoredImage, headers: dict[str, str]) -> Response:
+    asked = request.headers.get("range", "")
+    if request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:
+        asked = ""
+    status, span = 200, _Span(start=0, end=image.size_bytes)
+    if found := _RANGE.fullmatch(asked):
+        status, span = 206, _span(found.group(1), found.group(2), image.size_bytes)
+        if span.start >= span.end:
+            refusal = error_body(message="the range lies outside the file", status=416)
+            return json_response(refusal, 416, {"Content-Range": f"bytes */{image.size_bytes}"})
+        headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{image.size_bytes}"
+    headers["Content-Length"] = str(span.end - span.start)
+    chunks = services_of(request).blobs.read(image.blob, start=span.start, end=span.end)
+    first = await anext(chunks)  # a blob that cannot be read is told before the answer has begun
+    return StreamingResponse(_joined(first, chunks), status, headers, image.content_type)
+
+
+def _span(first: str, last: str, size: int) -> _Span:
+    """Read `first-last`, both inclusive; `-N` means the last N bytes. An empty span is out of range."""
+    if not first:
+        return _Span(start=max(0, size - int(last)), end=size) if last else _Span(start=0, end=0)
+    return _Span(start=int(first), end=min(size, int(last) + 1) if last else size)
+
+
+async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
+
+
+def _holds(if_none_match: str, etag: str) -> bool:
+    held = {item.strip().removeprefix("W/") for item in if_none_match.split(",")}
+    return etag in held or "*" in held

@@ -1,0 +1,153 @@
+"""The image routes: submit, poll, and the OpenAI routes that await the same job."""
+
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from safelight.api import headers as said
+from safelight.api.body import BodyError, ClientDisconnected
+from safelight.api.errors import error_body, json_response, refused, unavailable
+from safelight.api.intake import Intake
+from safelight.api.jobs import PATHS, JobRenderer, location
+from safelight.api.services import Services, services_of
+from safelight.application.submit import Submission
+from safelight.domain.errors import NotFound, RequestError, StorageError
+from safelight.domain.ids import JobId
+from safelight.domain.image import Operation
+from safelight.domain.job import Job, JobStatus
+
+log = structlog.get_logger(__name__)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+_POLL_AFTER = {"Retry-After": "1"}
+_UUID_CHARS = 36
+
+
+def image_routes() -> list[Route]:
+    """All nine of them."""
+    routes: list[Route] = []
+    for operation, path in PATHS.items():
+        routes.append(Route(path, _submit(operation), methods=["POST"]))
+        routes.append(Route(f"{path}/{{job_id}}", _poll(operation), methods=["GET"]))
+        routes.append(Route(path.replace("/async", ""), _awaited(operation), methods=["POST"]))
+    for route in routes:
+        route.methods = (route.methods or set()) - {"HEAD"}
+    return routes
+
+
+def _submit(operation: Operation) -> Endpoint:
+    async def submit(request: Request) -> Response:
+        accepted = await _accept(request, operation, passes_extra=_wants_extra(request))
+        if isinstance(accepted, Response):
+            return accepted
+        headers = {**_POLL_AFTER, "Location": location(accepted), "x-request-id": accepted.request_id}
+        return await _renderer(request).envelope(accepted, status=202, headers=headers, queue_position=None)
+
+    return submit
+
+
+def _poll(operation: Operation) -> Endpoint:
+    async def poll(request: Request) -> Response:
+        services = services_of(request)
+        job_id = request.path_params["job_id"]
+        if len(job_id) != _UUID_CHARS:
+            raise NotFound("job not found or expired")
+        job = await services.read.job(JobId(job_id), operation)
+        return await _job_answer(request, services, job)
+
+    return poll
+
+
+def _awaited(operation: Operation) -> Endpoint:
+    async def run(request: Request) -> Response:
+        wait_s = said.wanted_wait_s(request.headers)
+        accepted = await _accept(request, operation, passes_extra=True)
+        if isinstance(accepted, Response):
+            return accepted
+        services = services_of(request)
+        job = accepted if wait_s == 0 else await services.read.ended(accepted.id, timeout_s=wait_s)
+        headers = {"x-request-id": job.request_id, "x-safelight-job-id": job.id}
+        if job.status.terminal:
+            return await _renderer(request).result(job, headers=headers)
+        headers["Location"] = location(job)
+        if wait_s is None:
+            message = f"the gateway is shutting down; job {job.id} goes on after the restart"
+            return unavailable(message, "shutting_down", headers)
+        headers |= _POLL_AFTER
+        return await _renderer(request).envelope(job, status=202, headers=headers, queue_position=None)
+
+    return run
+
+
+async def _job_answer(request: Request, services: Services, job: Job) -> Response:
+    if job.status.terminal:
+        return await _renderer(request).envelope(job, status=200, headers={}, queue_position=None)
+    position = await services.read.queue_position(job) if job.status is JobStatus.PENDING else None
+    return await _renderer(request).envelope(job, status=202, headers=_POLL_AFTER, queue_position=position)
+
+
+async def _accept(request: Request, operation: Operation, *, passes_extra: bool) -> Job | Response:
+    """Read, check and store; a refusal leaves no image behind."""
+    services = services_of(request)
+    intake = Intake(
+        request=request,
+        services=services,
+        operation=operation,
+        job_id=JobId(str(uuid4())),
+        passes_extra=passes_extra,
+    )
+    accepted = False
+    try:
+        wanted = await intake.read()
+        services.submit.check(wanted)
+        job = await services.submit.accept(
+            Submission(
+                job_id=intake.job_id,
+                request_id=said.request_id(request.headers),
+                request=wanted,
+                ttl_s=said.result_ttl_s(
+                    request.headers,
+                    default=services.limits.result_ttl_s,
+                    maximum=services.limits.max_result_ttl_s,
+                ),
+            )
+        )
+        accepted = True
+    except RequestError as error:
+        return refused(error, intake.known_fields)
+    except BodyError as error:
+        return _broken_body(error, intake)
+    finally:
+        if intake.has_images and not accepted:
+            await _drop_images(services, intake.job_id)
+    return job
+
+
+def _broken_body(error: BodyError, intake: Intake) -> Response:
+    if isinstance(error, ClientDisconnected):
+        log.info("client_left", job_id=intake.job_id)
+    body = error_body(
+        message=error.message, status=error.status, type_="invalid_request_error", extra_fields=intake.known_fields
+    )
+    return json_response(body, error.status, {"Connection": "close"})
+
+
+async def _drop_images(services: Services, job_id: JobId) -> None:
+    try:
+        await services.blobs.delete_job(job_id)
+    except StorageError as error:
+        log.warning("images_left_for_the_sweeper", job_id=job_id, error=error.message)
+
+
+def _wants_extra(request: Request) -> bool:
+    return said.is_true(request.headers, "x-bf-passthrough-extra-params")
+
+
+def _renderer(request: Request) -> JobRenderer:
+    services = services_of(request)
+    return JobRenderer(blobs=services.blobs, links=services.links, base_url=str(request.base_url))

@@ -1,0 +1,333 @@
+"""From an HTTP request to a checked `ImageRequest`, its images already in the blob store."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+
+from safelight.api import fields, headers
+from safelight.api.body import body_chunks
+from safelight.api.multipart import FileInfo, Form, FormFile, MultipartLimits, read_form
+from safelight.api.services import Services
+from safelight.application.ports import ImageSink, Workspace
+from safelight.base64_json import JsonTooLarge, Lifted, LiftError, lift
+from safelight.domain.errors import InvalidRequest
+from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.image import ImageRequest, InputImage, Operation, ResponseFormat, Target
+
+_LIFT_THRESHOLD_BYTES = 800 * 1024
+"""Above the longest prompt, however it is escaped; shorter images stay in the JSON for a moment."""
+_MOST_JSON_BYTES = 16 * 1024 * 1024
+_SHORT_BODY_BYTES = 256 * 1024
+_MEMBER_NAME = re.compile(rb'"[ \t\r\n]*:')
+_MOST_MEMBERS_ANYWHERE = 20_000
+
+_GENERATION_FIELDS = tuple(name for name in fields.CHECKS if name not in {"type", "input_fidelity"})
+_EDIT_FIELDS = tuple(name for name in fields.CHECKS if name not in {"style", "moderation", "resolution"})
+_VARIATION_FIELDS = ("n", "size", "response_format", "user")
+_COMMON_FIELDS = frozenset({"model", "prompt", "stream", "fallbacks", "input_images"})
+
+_read_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(slots=True)
+class Intake:
+    """One request on its way in. What is known of it so far goes into the answer if it is refused."""
+
+    request: Request
+    services: Services
+    operation: Operation
+    job_id: JobId
+    passes_extra: bool
+    target: Target | None = None
+    has_images: bool = False
+    _workspace: Workspace | None = field(default=None)
+
+    async def read(self) -> ImageRequest:
+        """Read and check the whole request. Raises `RequestError`, `BodyError`, `StorageError`."""
+        if self.operation is Operation.GENERATION:
+            return await self._generation()
+        return await self._from_form()
+
+    @property
+    def known_fields(self) -> Mapping[str, str]:
+        """The members of `extra_fields` that are known by now."""
+        if self.target is None:
+            return {"request_type": self.operation.value}
+        return {
+            "request_type": self.operation.value,
+            "provider": self.target.provider,
+            "model_requested": self.target.model,
+            "original_model_requested": self.target.model,
+        }
+
+    def _chunks(self) -> AsyncIterator[bytes]:
+        limits = self.services.limits
+        return body_chunks(self.request, limit_bytes=limits.max_body_bytes, idle_timeout_s=limits.body_idle_timeout_s)
+
+    def open_sink(self) -> ImageSink:
+        """Begin one more image of this job."""
+        if self._workspace is None:
+            self._workspace = self.services.workspace(self.job_id)
+        self.has_images = True
+        return self._workspace.open_sink()
+
+    def _request(self, **members: Any) -> ImageRequest:
+        extra = members.pop("extra")
+        response_format = members.pop("response_format", None)
+        return ImageRequest(
+            operation=self.operation,
+            extra=extra if self.passes_extra else {},
+            extra_headers=headers.extra_headers(self.request.headers),
+            key_name=headers.key_name(self.request.headers),
+            response_format=ResponseFormat(response_format) if response_format else None,
+            **members,
+        )
+
+    def _known_provider(self, model: str) -> ProviderName | None:
+        """The one provider that is known to offer a bare model name."""
+        found = [name for name, provider in self.services.providers.items() if provider.spec(model) is not None]
+        return found[0] if found else None
+
+    # Generation: JSON
+
+    async def _generation(self) -> ImageRequest:
+        images = _JsonImages(self.open_sink)
+        lifted = await self._json(images)
+        values = _object(lifted.json)
+        prompt = _decoded("prompt", values.get("prompt"))
+        if prompt is None or prompt == "":
+            raise InvalidRequest("prompt cannot be empty", param="prompt")
+        images.refuse("prompt", prompt, f"prompt must be at most {fields.MOST_PROMPT_CHARS} characters long")
+        fields.prompt_check("prompt", prompt)
+        self._refuse_stream(_decoded("stream", values.get("stream")))
+        self.target = fields.target(_decoded("model", values.get("model")), self._known_provider)
+        known = {name: _decoded(name, values[name]) for name in _GENERATION_FIELDS if name in values}
+        for name, value in known.items():
+            images.refuse(name, value, f"{name} is too long")
+        return self._request(
+            target=self.target,
+            prompt=prompt,
+            fallbacks=fields.fallbacks(_decoded("fallbacks", values.get("fallbacks"))),
+            images=await images.inputs(_decoded("input_images", values.get("input_images"))),
+            extra=_extra(values, images) if self.passes_extra else {},
+            **fields.checked(known, _GENERATION_FIELDS),
+        )
+
+    async def _json(self, images: "_JsonImages") -> Lifted:
+        """Read the body; strings of the size of an image go into the blob store on the way."""
+        content_type = self.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if content_type in {"multipart/form-data", "application/x-www-form-urlencoded"}:
+            raise InvalidRequest("Invalid request payload: Content-Type must be application/json")
+        try:
+            return await lift(
+                self._chunks(), images.open, threshold=_LIFT_THRESHOLD_BYTES, max_json_bytes=_MOST_JSON_BYTES
+            )
+        except JsonTooLarge as error:
+            raise InvalidRequest(f"Invalid request payload: {error}") from error
+        except LiftError as error:
+            raise InvalidRequest(f"Invalid request payload: {error}") from error
+
+    def _refuse_stream(self, stream: Any) -> None:
+        if stream is not None and not isinstance(stream, bool):
+            raise InvalidRequest("stream must be true or false", param="stream")
+        if stream:
+            kind = "generations" if self.operation is Operation.GENERATION else "edits"
+            raise InvalidRequest(f"stream is not supported for async image {kind}", param="stream")
+
+    # Edit and variation: multipart/form-data
+
+    async def _from_form(self) -> ImageRequest:
+        limits = MultipartLimits(
+            max_parts=fields.MOST_FIELDS,
+            max_file_bytes=self.services.limits.max_image_bytes,
+            max_files=2 * fields.MOST_IMAGES + 1,
+        )
+        form = await read_form(
+            self._chunks(), self.request.headers.get("content-type"), limits=limits, open_file=self._open_file
+        )
+        texts = _texts(form)
+        model = texts.get("model", [""])[0]
+        if not model.strip():
+            raise InvalidRequest("model is required", param="model")
+        files = _files(form, "image[]") or _files(form, "image")
+        if not files:
+            raise InvalidRequest("at least one image is required", param="image")
+        if len(files) > fields.MOST_IMAGES:
+            raise InvalidRequest(f"at most {fields.MOST_IMAGES} images are taken", param="image")
+        images = tuple(_input_image(file) for file in files)
+        names = _EDIT_FIELDS if self.operation is Operation.EDIT else _VARIATION_FIELDS
+        known = _known_texts(texts, names)
+        masks = _files(form, "mask") if self.operation is Operation.EDIT else []
+        mask = _input_image(masks[0]) if masks else None
+        if self.operation is Operation.EDIT:
+            self._refuse_stream(texts.get("stream", [""])[0] == "true")
+        self.target = fields.target(model, self._known_provider)
+        return self._request(
+            target=self.target,
+            prompt=self._form_prompt(texts),
+            fallbacks=fields.fallbacks(texts.get("fallbacks", [])),
+            images=images,
+            mask=mask,
+            extra={
+                name: values[0] for name, values in texts.items() if name not in names and name not in _COMMON_FIELDS
+            },
+            **fields.checked(known, names),
+        )
+
+    def _form_prompt(self, texts: Mapping[str, list[str]]) -> str | None:
+        if self.operation is not Operation.EDIT or not texts.get("prompt", [""])[0]:
+            return None
+        return str(fields.prompt_check("prompt", texts["prompt"][0]))
+
+    async def _open_file(self, info: FileInfo) -> "_FormImage":
+        if info.name not in {"image", "image[]", "mask"}:
+            raise InvalidRequest(f"no file is expected in field {info.name[:100]!r}", param=info.name[:100])
+        return _FormImage(self.open_sink())
+
+
+class _FormImage:
+    """Keeps an unreadable image's fault for later, so that faults are told in the contract's order."""
+
+    def __init__(self, sink: ImageSink) -> None:
+        self._sink = sink
+        self._fault: InvalidRequest | None = None
+
+    async def write(self, chunk: bytes) -> None:
+        if self._fault is not None:
+            return
+        try:
+            await self._sink.write(chunk)
+        except InvalidRequest as error:
+            self._fault = error
+            await self._sink.abort()
+
+    async def close(self) -> None:
+        if self._fault is not None:
+            return
+        try:
+            await self._sink.close()
+        except InvalidRequest as error:
+            self._fault = error
+
+    async def abort(self) -> None:
+        if self._fault is None:
+            await self._sink.abort()
+
+    def input_image(self, name: str, filename: str) -> InputImage:
+        """The stored image; raises `InvalidRequest` naming its field."""
+        if self._fault is not None:
+            raise InvalidRequest(f"{name}: the file {filename!r} {self._fault.message}", param=name)
+        return InputImage(image=self._sink.image, filename=filename)
+
+
+class _JsonImages:
+    """Images inside a JSON body: those lifted out of it, and short ones that are still in it."""
+
+    def __init__(self, open_sink: Callable[[], ImageSink]) -> None:
+        self._open_sink = open_sink
+        self._lifted: dict[str, _FormImage] = {}
+
+    async def open(self, placeholder: str) -> _FormImage:
+        """Make the sink of one lifted value."""
+        if len(self._lifted) >= fields.MOST_IMAGES:
+            raise InvalidRequest(f"at most {fields.MOST_IMAGES} images are taken", param="input_images")
+        image = self._lifted[placeholder] = _FormImage(self._open_sink())
+        return image
+
+    def refuse(self, name: str, value: Any, message: str) -> None:
+        """Refuse a field whose value was so long that it was taken for an image."""
+        if isinstance(value, str) and (value in self._lifted or value.startswith("lifted:")):
+            raise InvalidRequest(message, param=name)
+
+    async def inputs(self, value: Any) -> tuple[InputImage, ...]:
+        """Read `input_images`: base64 or data URLs."""
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise InvalidRequest("input_images must be a list of strings", param="input_images")
+        if len(value) > fields.MOST_IMAGES:
+            raise InvalidRequest(f"at most {fields.MOST_IMAGES} images are taken", param="input_images")
+        return tuple([await self._input(f"input_images[{index}]", text) for index, text in enumerate(value)])
+
+    async def _input(self, name: str, text: str) -> InputImage:
+        image = self._lifted.get(text) or await self._store(name, text)
+        return image.input_image(name, "")
+
+    async def _store(self, name: str, text: str) -> _FormImage:
+        """Put a short image, which is still in the JSON, where the lifted ones are."""
+        if text.startswith(("http://", "https://")):
+            raise InvalidRequest(f"{name}: links are not taken; send the image as base64 or a data URL", param=name)
+        sinks: list[_FormImage] = []
+
+        async def open_sink(_: str) -> _FormImage:
+            sinks.append(_FormImage(self._open_sink()))
+            return sinks[0]
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield msgspec.json.encode(text)
+
+        await lift(chunks(), open_sink, threshold=0, max_json_bytes=1024)
+        if not sinks:
+            raise InvalidRequest(f"{name} must be an image as base64 or a data URL", param=name)
+        return sinks[0]
+
+
+def _object(body: bytes) -> dict[str, msgspec.Raw]:
+    """Read the JSON object, its values still as text."""
+    if len(body) > _SHORT_BODY_BYTES or body.count(b":") > fields.MOST_FIELDS:
+        members = sum(1 for _ in islice(_MEMBER_NAME.finditer(body), _MOST_MEMBERS_ANYWHERE + 1))
+        if members > _MOST_MEMBERS_ANYWHERE:
+            raise InvalidRequest(f"Invalid request payload: more than {fields.MOST_FIELDS} fields")
+    try:
+        values = _read_object.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"Invalid request payload: {error}") from error
+    if len(values) > fields.MOST_FIELDS:
+        raise InvalidRequest(f"Invalid request payload: more than {fields.MOST_FIELDS} fields")
+    return values
+
+
+def _decoded(name: str, raw: msgspec.Raw | None) -> Any:
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{name[:100]}: {error}", param=name[:100]) from error
+
+
+def _extra(values: Mapping[str, msgspec.Raw], images: _JsonImages) -> dict[str, Any]:
+    known = {*_GENERATION_FIELDS, *_COMMON_FIELDS}
+    extra = {name: _decoded(name, raw) for name, raw in values.items() if name not in known}
+    for name, value in extra.items():
+        images.refuse(name, value, f"{name[:100]} is too long")
+    return extra
+
+
+def _texts(form: Form[_FormImage]) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    for text in form.fields:
+        texts.setdefault(text.name, []).append(text.value)
+    return texts
+
+
+def _files(form: Form[_FormImage], name: str) -> list[FormFile[_FormImage]]:
+    return [file for file in form.files if file.info.name == name]
+
+
+def _input_image(file: FormFile[_FormImage]) -> InputImage:
+    return file.sink.input_image(file.info.name, file.info.filename)
+
+
+def _known_texts(texts: Mapping[str, list[str]], names: tuple[str, ...]) -> dict[str, Any]:
+    """The first value of each known text part; integers are read, an empty part counts as absent."""
+    return {
+        name: fields.whole_number(name, texts[name][0]) if name in fields.INTEGERS else texts[name][0]
+        for name in names
+        if name in texts and texts[name][0] != ""
+    }

@@ -1,0 +1,170 @@
+"""Job bodies as the contract shapes them. Base64 is put in while the answer is sent, straight from the blob store."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+
+from safelight.api.errors import job_error_body
+from safelight.api.links import Links
+from safelight.application.ports import BlobStore
+from safelight.base64_json import Insert, Placeholders, render
+from safelight.domain.image import Operation, OutputImage, ResponseFormat
+from safelight.domain.job import Job, JobResult
+from safelight.domain.money import MICROS_PER_UNIT
+
+_STREAMED_FROM_BYTES = 256 * 1024
+
+PATHS: Mapping[Operation, str] = {
+    Operation.GENERATION: "/v1/async/images/generations",
+    Operation.EDIT: "/v1/async/images/edits",
+    Operation.VARIATION: "/v1/async/images/variations",
+}
+
+
+def location(job: Job) -> str:
+    """Where to poll a job."""
+    return f"{PATHS[job.operation]}/{job.id}"
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with `Z` and microseconds."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRenderer:
+    """Makes answers out of jobs. `base_url` is the address that the caller used."""
+
+    blobs: BlobStore
+    links: Links
+    base_url: str
+
+    async def envelope(
+        self, job: Job, *, status: int, headers: Mapping[str, str], queue_position: int | None
+    ) -> Response:
+        """The job as the async routes answer it: `$defs/AsyncJobResponse`."""
+        inserts = _Inserts(self.blobs)
+        return await inserts.response(self._envelope(job, queue_position, inserts), status, headers)
+
+    async def result(self, job: Job, *, headers: Mapping[str, str]) -> Response:
+        """The job's end as the OpenAI routes answer it: the result, or the error with its own status."""
+        inserts = _Inserts(self.blobs)
+        if job.error is not None:
+            return await inserts.response(job_error_body(job.error, _origin(job)), job.error.status_code, headers)
+        assert job.result is not None  # noqa: S101 - a job that has ended has one or the other
+        return await inserts.response(self._result(job, job.result, inserts), 200, headers)
+
+    def _envelope(self, job: Job, queue_position: int | None, inserts: "_Inserts") -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "id": job.id,
+            "request_id": job.request_id,
+            "status": job.status.value,
+            "created_at": timestamp(job.created_at),
+        }
+        if job.completed_at is not None and job.expires_at is not None:
+            body["completed_at"] = timestamp(job.completed_at)
+            body["expires_at"] = timestamp(job.expires_at)
+            body["status_code"] = job.status_code
+        if job.result is not None:
+            body["result"] = self._result(job, job.result, inserts)
+        if job.error is not None:
+            body["error"] = job_error_body(job.error, _origin(job))
+        body["meta"] = _meta(job, queue_position)
+        return body
+
+    def _result(self, job: Job, result: JobResult, inserts: "_Inserts") -> dict[str, Any]:
+        production = result.production
+        body: dict[str, Any] = {
+            "created": production.created or int((job.completed_at or job.created_at).timestamp()),
+            "model": production.model or result.target.model,
+            "data": [self._picture(job, index, output, inserts) for index, output in enumerate(production.outputs)],
+        }
+        for name in ("background", "output_format", "quality", "size"):
+            if (value := getattr(production, name)) is not None:
+                body[name] = value
+        if production.usage is not None:
+            body["usage"] = _said(production.usage)
+        body["extra_fields"] = {**_origin(job), "latency": result.latency_ms, "chunk_index": 0}
+        if result.shortfall is not None:
+            body["extra_fields"]["shortfall"] = job_error_body(result.shortfall, {})
+        return body
+
+    def _picture(self, job: Job, index: int, output: OutputImage, inserts: "_Inserts") -> dict[str, Any]:
+        body: dict[str, Any] = {"index": index}
+        if job.request.response_format is ResponseFormat.B64_JSON:
+            body["b64_json"] = inserts.add(output)
+        else:
+            assert job.expires_at is not None  # noqa: S101 - there are pictures, so it has ended
+            body["url"] = self.links.url(output.image, expires_at=job.expires_at, base_url=self.base_url)
+        if output.revised_prompt is not None:
+            body["revised_prompt"] = output.revised_prompt
+        return body
+
+
+class _Inserts:
+    """The images of one answer that go out as base64."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._placeholders = Placeholders()
+        self._inserts: dict[str, Insert] = {}
+
+    def add(self, output: OutputImage) -> str:
+        """Take note of an image and give what stands for it in the JSON."""
+        placeholder = self._placeholders.next()
+        read: Callable[[], Any] = partial(self._blobs.read, output.image.blob)
+        self._inserts[placeholder] = Insert(size_bytes=output.image.size_bytes, read=read)
+        return placeholder
+
+    async def response(self, body: Any, status: int, headers: Mapping[str, str]) -> Response:
+        """Answer at once when it is short, else chunk by chunk under an exact length."""
+        template = msgspec.json.encode(body)
+        if not self._inserts:
+            return Response(template, status, headers, "application/json")
+        rendered = render(template, self._inserts)
+        if rendered.content_length < _STREAMED_FROM_BYTES:
+            whole = b"".join([chunk async for chunk in rendered.chunks])
+            return Response(whole, status, headers, "application/json")
+        exact = {**headers, "Content-Length": str(rendered.content_length)}
+        return StreamingResponse(rendered.chunks, status, exact, "application/json")
+
+
+def _origin(job: Job) -> dict[str, Any]:
+    """Who was asked and who answered, in the older and the newer names (contract 9.16)."""
+    asked = job.request.target
+    used = job.result.target if job.result is not None else None
+    origin = {
+        "request_type": job.operation.value,
+        "provider": used.provider if used else job.lane,
+        "model_requested": asked.model,
+        "original_model_requested": asked.model,
+    }
+    return {**origin, "resolved_model_used": used.model} if used else origin
+
+
+def _meta(job: Job, queue_position: int | None) -> dict[str, Any]:
+    meta: dict[str, Any] = {
+        "request_type": job.operation.value,
+        "model": str(job.request.target),
+        "provider": job.result.target.provider if job.result is not None else job.lane,
+        "attempts": job.attempts,
+    }
+    if queue_position is not None:
+        meta["queue_position"] = queue_position
+    if job.status.terminal:
+        meta["cost_usd"] = None if job.cost_micros is None else job.cost_micros / MICROS_PER_UNIT
+        meta["charged"] = job.charged.value
+    if job.result is not None:
+        meta["progress"] = 1
+        if job.result.production.via is not None:
+            meta["via"] = job.result.production.via
+    return meta
+
+
+def _said(value: Any) -> dict[str, Any]:
+    return {f.name: member for f in fields(value) if (member := getattr(value, f.name)) is not None}

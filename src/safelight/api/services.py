@@ -1,0 +1,44 @@
+"""What the endpoints are handed by the wiring."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from safelight.api.links import Links
+from safelight.application.ports import BlobStore, Provider, Workspace
+from safelight.application.read import Read
+from safelight.application.submit import Submit
+from safelight.domain.ids import JobId, ProviderName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiLimits:
+    """Sizes in bytes, times in seconds."""
+
+    max_body_bytes: int
+    max_image_bytes: int
+    body_idle_timeout_s: float = 60.0
+    result_ttl_s: int
+    max_result_ttl_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The use cases and what they share."""
+
+    submit: Submit
+    read: Read
+    blobs: BlobStore
+    workspace: Callable[[JobId], Workspace]
+    providers: Mapping[ProviderName, Provider]
+    links: Links
+    limits: ApiLimits
+    ready: Callable[[], Awaitable[None]]
+    """Raises `StorageError` when no job can be taken."""
+
+
+def services_of(request: Request) -> Services:
+    """The services that the application was made with."""
+    services: Services = request.app.state.services
+    return services

@@ -1,0 +1,1 @@
+"""One module per use case; sees only ports and the domain."""

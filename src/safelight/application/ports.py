@@ -1,0 +1,327 @@
+"""What the use cases need of the world. Adapters implement these; each store call is one atomic commit."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from safelight.domain.capability import ModelSpec
+from safelight.domain.ids import BlobKey, JobId, ProviderName
+from safelight.domain.image import ImageRequest, StoredImage, Usage
+from safelight.domain.job import Attempt, Charged, Ending, Job, JobHistory, JobStatus
+
+
+class Clock(Protocol):
+    """The time, so that tests can set it."""
+
+    def now(self) -> datetime:
+        """Aware UTC."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a listing shows, newest first. `before` is the cursor of the page before."""
+
+    status: JobStatus | None = None
+    before: int | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """One page of a listing and where the next one begins."""
+
+    jobs: tuple[Job, ...]
+    next_before: int | None
+
+
+class JobStore(Protocol):
+    """The record. Every method raises `StorageError` when the database fails.
+
+    Methods that move a job on raise `Superseded` when the job, or the attempt they end, is no longer in the state
+    that the caller saw: the ledger is the fence.
+    """
+
+    async def submit(self, job: Job) -> None:
+        """Write an accepted job; it is durable when this returns."""
+        ...
+
+    async def get(self, job_id: JobId) -> Job | None:
+        """Read one job."""
+        ...
+
+    async def history(self, job_id: JobId) -> JobHistory | None:
+        """Read one job with its ledger."""
+        ...
+
+    async def waiting_before(self, job: Job, *, limit: int) -> int | None:
+        """Count the pending jobs of its lane ahead of it; `None` from `limit` on."""
+        ...
+
+    async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
+        """List jobs that have not ended by sequence number: (sequence, id, lane, due)."""
+        ...
+
+    async def start_attempt(self, job_id: JobId, attempt: Attempt) -> None:
+        """Write the attempt before any byte goes upstream; the job is processing from here on."""
+        ...
+
+    async def accept_attempt(self, job_id: JobId, attempt: Attempt, *, due_at: datetime) -> None:
+        """Keep the provider's handle, and when to poll it first."""
+        ...
+
+    async def end_attempt(self, job_id: JobId, attempt: Attempt, *, lane: ProviderName, due_at: datetime) -> None:
+        """Book an attempt that ended; the job goes on at `due_at`."""
+        ...
+
+    async def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
+        """Take the job up again later, perhaps in another lane."""
+        ...
+
+    async def finish(self, job_id: JobId, ending: Ending, *, attempt: Attempt | None = None) -> None:
+        """Settle: the terminal state, with the end of the attempt that led to it, in one commit."""
+        ...
+
+    async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
+        """List jobs that should long have ended."""
+        ...
+
+    async def expired(self, *, now: datetime, limit: int) -> Sequence[JobId]:
+        """List jobs whose time is over."""
+        ...
+
+    async def delete(self, job_ids: Sequence[JobId]) -> None:
+        """Remove jobs with their ledgers."""
+        ...
+
+    async def existing(self, job_ids: Sequence[JobId]) -> set[JobId]:
+        """Which of these jobs there are."""
+        ...
+
+    async def list_jobs(self, wanted: JobFilter) -> JobPage:
+        """One page of jobs, newest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """Take the job up again at `at`, in `lane`."""
+
+    at: datetime
+    lane: ProviderName
+
+
+StepHandler = Callable[[JobId], Awaitable[Again | None]]
+
+
+class Queue(Protocol):
+    """Wakes the engine. The jobs table is the record: an id may come twice, and is then harmless."""
+
+    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
+        """Tell of a job whose entry has been committed."""
+        ...
+
+    async def run(self, handler: StepHandler) -> None:
+        """Hand out ids until `stop` was called and the last handler has returned."""
+        ...
+
+    def stop(self) -> None:
+        """Start nothing any more."""
+        ...
+
+
+class BlobWriter(Protocol):
+    """One blob as it is written. Exactly one of `close` and `abort` ends it."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        ...
+
+    async def close(self) -> None:
+        """Make it durable and visible."""
+        ...
+
+    async def abort(self) -> None:
+        """Drop what was written."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Image bytes. Every method raises `StorageError` when the store fails."""
+
+    def writer(self, key: BlobKey) -> BlobWriter:
+        """Begin a new blob."""
+        ...
+
+    def read(self, key: BlobKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Stream bytes `start` to `end` (exclusive); raises `NotFound` when there is no such blob."""
+        ...
+
+    async def delete_job(self, job_id: JobId) -> None:
+        """Remove every blob of a job."""
+        ...
+
+    def job_ids(self, *, older_than: datetime) -> AsyncIterator[Sequence[JobId]]:
+        """List jobs that have blobs, all of them written before `older_than`, folder by folder."""
+        ...
+
+    async def check(self) -> None:
+        """Raise `StorageError` when the store cannot be used."""
+        ...
+
+
+class ImageSink(Protocol):
+    """One image on its way into the blob store."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        ...
+
+    async def close(self) -> None:
+        """Finish; raises `InvalidRequest` when it is no image."""
+        ...
+
+    async def abort(self) -> None:
+        """Drop it."""
+        ...
+
+    @property
+    def image(self) -> StoredImage:
+        """What was stored; only after `close`."""
+        ...
+
+
+class Workspace(Protocol):
+    """A job's folder of images, for those who read its inputs and write its outputs."""
+
+    def open_sink(self) -> ImageSink:
+        """Begin a new image under a random name."""
+        ...
+
+    def read(self, image: StoredImage) -> AsyncIterator[bytes]:
+        """Stream an image."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderKey:
+    """A provider's secret. It never prints."""
+
+    name: str | None
+    value: str | None
+
+    def __repr__(self) -> str:
+        """Show the name alone."""
+        return f"ProviderKey(name={self.name!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a provider gets for one exchange."""
+
+    request: ImageRequest
+    model: str
+    key: ProviderKey
+    n: int
+    token: str
+    """The same for each repeat of one attempt: for providers that take an idempotency key."""
+    workspace: Workspace
+    attempt: int = 1
+    """Counts the tries of the job, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPicture:
+    """A picture whose bytes came with the answer and are in the blob store already."""
+
+    image: StoredImage
+    revised_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemotePicture:
+    """A picture behind a link, to be fetched now. `trusted_host`: the operator's own server."""
+
+    url: str
+    revised_prompt: str | None = None
+    trusted_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The provider took the work and gave a handle."""
+
+    handle: str
+    poll_after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Not finished: a value, not an error."""
+
+    poll_after_s: float
+    progress: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The provider is done."""
+
+    pictures: tuple[StoredPicture | RemotePicture, ...]
+    model: str | None = None
+    created: int | None = None
+    usage: Usage | None = None
+    background: str | None = None
+    output_format: str | None = None
+    quality: str | None = None
+    size: str | None = None
+    cost_micros: int | None = None
+    charged: Charged = Charged.YES
+    via: str | None = None
+
+
+class Provider(Protocol):
+    """One provider entry of the settings. One call is one exchange: no waiting, retrying or storing of state."""
+
+    @property
+    def specs(self) -> Sequence[ModelSpec]:
+        """The models it is known to offer."""
+        ...
+
+    def spec(self, model: str) -> ModelSpec | None:
+        """What is known of a model, `None` when nothing is."""
+        ...
+
+    async def start(self, call: Call) -> Accepted | Finished:
+        """Buy the work. Raises a `ProviderError`."""
+        ...
+
+    async def poll(self, handle: str, call: Call) -> Running | Finished:
+        """Ask for accepted work. Raises a `ProviderError`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class PictureFetcher(Protocol):
+    """Fetches result links, with address and size checks."""
+
+    async def fetch(self, picture: RemotePicture, sink: ImageSink) -> None:
+        """Stream the link's bytes into `sink` and close it; raises a `ProviderError`."""
+        ...
+
+
+class Bell(Protocol):
+    """Tells waiters in any process that a job has ended."""
+
+    def ring(self, job_id: JobId) -> None:
+        """Wake whoever listens for this job."""
+        ...
+
+    def listen(self, job_id: JobId) -> "asyncio.Future[None]":
+        """Be told of the next ring. Listen first, then read the job: no end falls between. Cancel it to leave."""
+        ...

@@ -1,0 +1,59 @@
+"""Queries behind the API and the command line."""
+
+import asyncio
+from dataclasses import dataclass
+
+from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore
+from safelight.domain.errors import NotFound
+from safelight.domain.ids import JobId
+from safelight.domain.image import Operation
+from safelight.domain.job import Job, JobHistory, JobStatus
+
+_POSITIONS_SHOWN = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """Reading changes nothing and never calls a provider."""
+
+    store: JobStore
+    bell: Bell
+    clock: Clock
+
+    async def job(self, job_id: JobId, operation: Operation | None = None) -> Job:
+        """Read a job that has not expired. Raises `NotFound` (contract P4 and P8, in that order), `StorageError`."""
+        job = await self.store.get(job_id)
+        if job is None or job.expired(self.clock.now()):
+            raise NotFound("job not found or expired")
+        if operation is not None and job.operation is not operation:
+            raise NotFound("operation type mismatch")
+        return job
+
+    async def history(self, job_id: JobId) -> JobHistory:
+        """Read a job with its ledger. Raises `NotFound`, `StorageError`."""
+        history = await self.store.history(job_id)
+        if history is None or history.job.expired(self.clock.now()):
+            raise NotFound("job not found or expired")
+        return history
+
+    async def queue_position(self, job: Job) -> int | None:
+        """How many jobs of its lane start before it; `None` when it does not wait, or waits far back."""
+        if job.status is not JobStatus.PENDING:
+            return None
+        return await self.store.waiting_before(job, limit=_POSITIONS_SHOWN)
+
+    async def ended(self, job_id: JobId, *, timeout_s: float | None = None) -> Job:
+        """Wait until a job has ended, at most `timeout_s`, and read it as it then is."""
+        ring = self.bell.listen(job_id)
+        try:
+            job = await self.job(job_id)
+            if not job.status.terminal:
+                await asyncio.wait([ring], timeout=timeout_s)
+                job = await self.job(job_id)
+            return job
+        finally:
+            ring.cancel()
+
+    async def jobs(self, wanted: JobFilter) -> JobPage:
+        """One page of jobs, newest first."""
+        return await self.store.list_jobs(wanted)

@@ -1,0 +1,113 @@
+"""End what should long have ended, remove what is expired, clear what nobody owns."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from safelight.application.ports import Bell, BlobStore, Clock, JobStore
+from safelight.domain.errors import ErrorClass, StorageError, Superseded
+from safelight.domain.ids import JobId
+from safelight.domain.job import Attempt, AttemptState, Charged, Ending, JobError
+from safelight.domain.outcome import heaviest_charge, total_cost
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 200
+_BLOBS_AT_ONCE = 8
+_ORPHAN_AGE = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Run from time to time by every process that works; each part may be repeated or interrupted."""
+
+    store: JobStore
+    blobs: BlobStore
+    bell: Bell
+    clock: Clock
+    deadline: timedelta
+    """How long after its submit a job must have ended."""
+
+    async def once(self) -> None:
+        """End overdue jobs and remove expired ones. Storage faults are left for the next time."""
+        try:
+            await self.end_overdue()
+            await self.remove_expired()
+        except StorageError as error:
+            log.warning("sweep_failed", error=error.message)
+
+    async def end_overdue(self) -> int:
+        """Fail jobs that are past their deadline, whatever they wait for; returns how many."""
+        ended = 0
+        created_before = self.clock.now() - self.deadline
+        while job_ids := await self.store.overdue(created_before=created_before, limit=_BATCH):
+            for job_id in job_ids:
+                ended += await self._end(job_id)
+        return ended
+
+    async def remove_expired(self) -> int:
+        """Remove expired jobs: first their images, then their rows, so that no image is left behind."""
+        removed = 0
+        while job_ids := await self.store.expired(now=self.clock.now(), limit=_BATCH):
+            await self._delete_blobs(job_ids)
+            await self.store.delete(job_ids)
+            removed += len(job_ids)
+        return removed
+
+    async def remove_orphans(self) -> int:
+        """Remove images whose submit never came to a job, or whose job is gone."""
+        removed = 0
+        try:
+            async for job_ids in self.blobs.job_ids(older_than=self.clock.now() - _ORPHAN_AGE):
+                orphans = set(job_ids) - await self.store.existing(job_ids)
+                await self._delete_blobs(sorted(orphans))
+                removed += len(orphans)
+        except StorageError as error:
+            log.warning("sweep_failed", error=error.message)
+        return removed
+
+    async def _delete_blobs(self, job_ids: Sequence[JobId]) -> None:
+        """Delete a few folders at a time."""
+        for start in range(0, len(job_ids), _BLOBS_AT_ONCE):
+            await asyncio.gather(*map(self.blobs.delete_job, job_ids[start : start + _BLOBS_AT_ONCE]))
+
+    async def _end(self, job_id: JobId) -> int:
+        history = await self.store.history(job_id)
+        if history is None or history.job.status.terminal:
+            return 0
+        now = self.clock.now()
+        last = history.attempts[-1] if history.attempts else None
+        given_up = _given_up(last, now) if last and last.state.open else None
+        attempts = (*history.attempts[:-1], given_up) if given_up else history.attempts
+        ending = Ending(
+            completed_at=now, charged=heaviest_charge(attempts), cost_micros=total_cost(attempts), error=_DEADLINE
+        )
+        try:
+            await self.store.finish(job_id, ending, attempt=given_up)
+        except Superseded:
+            return 0
+        self.bell.ring(job_id)
+        log.warning("job_overdue", job_id=job_id)
+        return 1
+
+
+_DEADLINE = JobError(
+    status_code=504,
+    code="deadline_exceeded",
+    message="the job did not end within the time that this gateway allows (jobs.deadline)",
+    gateway_fault=True,
+)
+
+
+def _given_up(attempt: Attempt, now: datetime) -> Attempt:
+    return replace(
+        attempt,
+        state=AttemptState.UNKNOWN,
+        ended_at=now,
+        error_class=ErrorClass.UNCERTAIN,
+        error=_DEADLINE,
+        charged=Charged.UNKNOWN,
+    )

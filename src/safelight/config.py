@@ -1,0 +1,244 @@
+"""The settings: one YAML (or JSON) file, `SAFELIGHT_*` variables above it. The only reader of the environment."""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from safelight.domain.errors import ConfigurationError
+from safelight.domain.plan import OnUnknown
+
+_ENV_PREFIX = "env."
+_NOT_YET: Any = Field(default=None, description="Comes with a later release.")
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Section):
+    """Where the gateway listens and what it takes."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    public_url: str | None = Field(
+        None, pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$", description="How clients reach the gateway, for links."
+    )
+    max_body: ByteSize = Field(ByteSize(100_000_000), gt=0, description="Largest request body.")
+    max_image: ByteSize = Field(ByteSize(50_000_000), gt=0, description="Largest input image.")
+    max_pixels: int = Field(64_000_000, gt=0, description="Most pixels of an input image.")
+    body_timeout: Seconds = Field(60, description="Seconds that a client may pause within a request body.")
+    unprotected: bool = Field(False, description="Allow listening beyond loopback although nobody is asked for a key.")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+class StorageSettings(_Section):
+    """Where jobs and images are kept."""
+
+    data_dir: Path = Field(Path(".safelight"), description="Folder of the database and the images.")
+    database_url: None = _NOT_YET
+    blob_url: None = _NOT_YET
+
+
+class JobSettings(_Section):
+    """How jobs live."""
+
+    result_ttl: int = Field(3600, gt=0, description="Seconds that a result is kept after the job's end.")
+    max_result_ttl: int = Field(604_800, gt=0, description="Most seconds that a caller may ask for.")
+    concurrency: int = Field(256, gt=0, description="Jobs at work at a time, over all providers.")
+    on_unknown: OnUnknown = Field(OnUnknown.FAIL, description="After a call that may have been charged: see the docs.")
+    shutdown_grace: float = Field(30, ge=0, description="Seconds that running calls get at a shutdown.")
+    deadline: int = Field(86_400, gt=0, description="Seconds after which a job that has not ended fails.")
+    sweep_interval: Seconds = Field(30, description="Seconds between two sweeps of expired jobs.")
+    max_output_image: ByteSize = Field(ByteSize(256_000_000), gt=0, description="Largest image taken from a provider.")
+
+    @model_validator(mode="after")
+    def _ttl_within_its_maximum(self) -> "JobSettings":
+        if self.result_ttl > self.max_result_ttl:
+            raise ValueError("result_ttl must not be above max_result_ttl")
+        return self
+
+
+class AuthSettings(_Section):
+    """Who may call; virtual keys come with a later release."""
+
+    required: Literal[False] = Field(False, description="Comes with a later release.")
+    admin_key: SecretStr | None = _NOT_YET
+    encryption_key: SecretStr | None = _NOT_YET
+
+
+class KeySettings(_Section):
+    """One key of a provider."""
+
+    name: str = Field("main", min_length=1, max_length=64, description="What the ledger calls it.")
+    value: SecretStr = Field(description="The secret, best as env.NAME.")
+    weight: float = Field(1, ge=0, description="Keys of more weight are tried first.")
+    models: tuple[str, ...] = Field(("*",), description="Models it may be used for; * is all.")
+
+
+class RetrySettings(_Section):
+    """How a provider is tried again after an error that cost nothing."""
+
+    max: int = Field(2, ge=0, le=20, description="Tries after the first.")
+    initial: float = Field(0.5, ge=0, description="Seconds before the first retry; doubles with each.")
+    max_delay: float = Field(30, ge=0, description="Most seconds between two tries.")
+
+
+class ProviderEntrySettings(BaseModel):
+    """One entry under `providers:`. Other members are the provider's own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str | None = Field(None, description="Which provider module serves it; by default its own name.")
+    enabled: bool = Field(True, description="Whether it is on.")
+    keys: tuple[KeySettings, ...] = Field((), description="Its keys.")
+    base_url: str | None = Field(None, description="Where its API is.")
+    concurrency: int = Field(64, gt=0, description="Jobs at work there at a time.")
+    timeout: Seconds = Field(300, description="Seconds for one call.")
+    connect_timeout: Seconds = Field(10, description="Seconds to connect.")
+    retries: RetrySettings = RetrySettings()
+    repeatable: bool | None = Field(None, description="Whether a repeated call costs nothing.")
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The provider's own settings."""
+        return self.model_extra or {}
+
+
+class LogSettings(_Section):
+    """What is logged, and how."""
+
+    format: Literal["console", "json"] = Field("console", description="One JSON object a line, or for reading.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+
+
+class Settings(BaseSettings):
+    """Everything has a default."""
+
+    model_config = SettingsConfigDict(env_prefix="SAFELIGHT_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    server: ServerSettings = ServerSettings()
+    storage: StorageSettings = StorageSettings()
+    jobs: JobSettings = JobSettings()
+    auth: AuthSettings = AuthSettings()
+    log: LogSettings = LogSettings()
+    providers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], ProviderEntrySettings] = Field(
+        default_factory=dict, description="Where images come from."
+    )
+    prices: dict[str, Any] = Field(default_factory=dict, max_length=0, description="Comes with a later release.")
+    webhooks: list[Any] = Field(default_factory=list, max_length=0, description="Comes with a later release.")
+    virtual_keys: list[Any] = Field(default_factory=list, max_length=0, description="Comes with a later release.")
+
+
+def load(path: Path | None, overrides: Mapping[str, Any], usual_keys: Mapping[str, str]) -> Settings:
+    """Read the settings; `overrides` (from the command line) win over all.
+
+    Without a file, each provider of `usual_keys` (name to variable) whose variable is set is switched on. Raises
+    `ConfigurationError` with what to change.
+    """
+    path = path or (Path(os.environ["SAFELIGHT_CONFIG"]) if os.environ.get("SAFELIGHT_CONFIG") else None)
+    missing: dict[str, str] = {}
+    said = _resolved(_file(path), "", missing) if path else _usual_providers(usual_keys)
+    _refuse_missing_keys(missing)
+    try:
+        return _above(said)(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(_explained(error, path)) from error
+
+
+def _above(said: Mapping[str, Any]) -> type[Settings]:
+    """Settings whose values come from the constructor, else from variables, else from `said`."""
+
+    class Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=dict(said))
+
+    return Loaded
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"the settings file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the settings file {path} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ConfigurationError(f"the settings file {path} must hold names with values")
+    return content
+
+
+def _resolved(value: Any, where: str, missing: dict[str, str]) -> Any:
+    """Put the values of variables in the place of `env.NAME`; an unset one counts as not said."""
+    if isinstance(value, dict):
+        return {name: _resolved(member, f"{where}.{name}".lstrip("."), missing) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_resolved(member, f"{where}[{index}]", missing) for index, member in enumerate(value)]
+    if isinstance(value, str) and value.startswith(_ENV_PREFIX):
+        name = value.removeprefix(_ENV_PREFIX)
+        if not os.environ.get(name):
+            missing[where] = name
+            return None
+        return os.environ[name]
+    return value
+
+
+def _refuse_missing_keys(missing: Mapping[str, str]) -> None:
+    for where, variable in missing.items():
+        if where.startswith("providers."):
+            raise ConfigurationError(
+                f"{where}: the environment variable {variable} is not set. Set it, or take this provider out of the "
+                "settings; the model builtin/sketch needs no key"
+            )
+
+
+def _usual_providers(usual_keys: Mapping[str, str]) -> dict[str, Any]:
+    found = {
+        name: {"keys": [{"name": "main", "value": os.environ[variable]}]}
+        for name, variable in usual_keys.items()
+        if os.environ.get(variable)
+    }
+    return {"providers": found} if found else {}
+
+
+def _explained(error: ValidationError, path: Path | None) -> str:
+    source = f"the settings in {path}" if path else "the settings"
+    lines = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_url=False)]
+    return f"{source} cannot be used:\n  " + "\n  ".join(lines)
+
+
+def describe(model: type[BaseModel] = Settings, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Every setting as (name, default, help), for the documentation and its test."""
+    found: list[tuple[str, str, str]] = []
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += describe(inner, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", repr(info.get_default(call_default_factory=True)), info.description or ""))
+    return found

@@ -1,0 +1,182 @@
+"""The whole error tree.
+
+SafelightError               code (stable), message (safe to show)
+├─ RequestError              the caller's to fix
+│  ├─ InvalidRequest         a field is missing, of the wrong type or out of range
+│  ├─ UnsupportedFeature     this model cannot express that field
+│  └─ NotFound               no such job, or not any more
+├─ ProviderError             adds the provider's own status, code, type and request id
+│  ├─ ProviderRejected       policy or bad input: final
+│  ├─ ProviderModelGone      the model is not (or no longer) offered: another target may do
+│  ├─ ProviderAuthError      our key or account: another key or target may do; loud for the operator
+│  ├─ ProviderBusy           429 or quota: wait as told
+│  ├─ ProviderUnavailable    never connected, or a clear 5xx: try again
+│  ├─ ProviderUncertain      sent, no clear answer, may be billed: never resubmit blindly
+│  └─ ProviderProtocolError  an answer that we cannot read: may be billed, as above
+├─ StorageError              the database or the blob store failed
+└─ Superseded                somebody else has moved the job on: drop what we hold
+ConfigurationError           outside the tree, so that no job loop can swallow it
+"""
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class ErrorClass(StrEnum):
+    """How an attempt failed; decides what may be tried next (see `plan.py`)."""
+
+    REJECTED = "rejected"
+    MODEL_GONE = "model_gone"
+    AUTH = "auth"
+    BUSY = "busy"
+    UNAVAILABLE = "unavailable"
+    UNCERTAIN = "uncertain"
+    PROTOCOL = "protocol"
+
+    @property
+    def may_be_charged(self) -> bool:
+        """Whether the provider may have done (and billed) the work."""
+        return self in {ErrorClass.UNCERTAIN, ErrorClass.PROTOCOL}
+
+    @property
+    def poll_again(self) -> bool:
+        """Whether asking again for accepted work may still bring it: a failed question costs nothing."""
+        return self in {ErrorClass.BUSY, ErrorClass.UNAVAILABLE, ErrorClass.UNCERTAIN}
+
+
+class SafelightError(Exception):
+    """Base of all errors with a message that is safe to show to a caller."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str) -> None:
+        """Keep the message; it must hold no key, prompt or raw body."""
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(SafelightError):
+    """The caller can mend it."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """Name the field at fault in `param`, as the caller spells it."""
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequest(RequestError):
+    """A field is missing, of the wrong type or out of range."""
+
+
+class UnsupportedFeature(RequestError):
+    """The model cannot express a field; raised before money is spent."""
+
+    code = "unsupported_feature"
+
+
+class NotFound(RequestError):
+    """No such thing, or not any more."""
+
+    code = "not_found"
+
+
+class StorageError(SafelightError):
+    """The database or the blob store failed; the caller may try again."""
+
+    code = "storage_unavailable"
+
+
+class Superseded(SafelightError):
+    """The job has moved on without us: what we hold must be dropped."""
+
+    code = "superseded"
+
+
+class ProviderError(SafelightError):
+    """A provider said no, or nothing that we could use."""
+
+    code = "provider_error"
+    error_class: ClassVar[ErrorClass] = ErrorClass.UNAVAILABLE
+    default_status: ClassVar[int] = 502
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        provider_code: str | None = None,
+        provider_type: str | None = None,
+        param: Any = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Carry what the provider said. `retry_after_s` is seconds from now."""
+        super().__init__(message)
+        self.status = status
+        self.provider_code = provider_code
+        self.provider_type = provider_type
+        self.param = param
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+
+
+class ProviderRejected(ProviderError):
+    """Policy or bad input: final, not charged."""
+
+    code = "provider_rejected"
+    error_class = ErrorClass.REJECTED
+    default_status = 400
+
+
+class ProviderModelGone(ProviderError):
+    """The provider does not offer this model (any more)."""
+
+    code = "model_not_found"
+    error_class = ErrorClass.MODEL_GONE
+    default_status = 404
+
+
+class ProviderAuthError(ProviderError):
+    """Our key or account is at fault: the operator must act."""
+
+    code = "provider_auth_failed"
+    error_class = ErrorClass.AUTH
+    default_status = 401
+
+
+class ProviderBusy(ProviderError):
+    """Over a rate limit or quota: wait as told."""
+
+    code = "provider_busy"
+    error_class = ErrorClass.BUSY
+    default_status = 429
+
+
+class ProviderUnavailable(ProviderError):
+    """Never connected, or a clear refusal with 5xx: not charged, try again."""
+
+    code = "provider_unavailable"
+    error_class = ErrorClass.UNAVAILABLE
+    default_status = 502
+
+
+class ProviderUncertain(ProviderError):
+    """Bytes were sent and no clear answer came: it may be billed."""
+
+    code = "outcome_unknown"
+    error_class = ErrorClass.UNCERTAIN
+    default_status = 504
+
+
+class ProviderProtocolError(ProviderError):
+    """An answer came that we cannot read: it may be billed."""
+
+    code = "provider_answer_unreadable"
+    error_class = ErrorClass.PROTOCOL
+    default_status = 502
+
+
+class ConfigurationError(Exception):
+    """The settings do not fit together; the message says what to change."""

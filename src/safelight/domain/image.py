@@ -1,0 +1,144 @@
+"""What a caller asks for and what comes out: one shape for every provider."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from safelight.domain.ids import BlobKey, ProviderName
+
+
+class Operation(StrEnum):
+    """The contract's request types."""
+
+    GENERATION = "image_generation"
+    EDIT = "image_edit"
+    VARIATION = "image_variation"
+
+
+class ResponseFormat(StrEnum):
+    """How the caller wants to receive an image."""
+
+    URL = "url"
+    B64_JSON = "b64_json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """A size in pixels, width before height."""
+
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
+    def __str__(self) -> str:
+        """The wire spelling, such as `1536x1024`."""
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A model at a provider, `provider/model` on the wire."""
+
+    provider: ProviderName
+    model: str
+
+    def __str__(self) -> str:
+        """The wire spelling."""
+        return f"{self.provider}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """An image in the blob store, its type and size read from its own bytes."""
+
+    blob: BlobKey
+    content_type: str
+    size_bytes: int
+    sha256: str
+    dimensions: Dimensions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputImage:
+    """An image that the caller sent. `filename` is for display only."""
+
+    image: StoredImage
+    filename: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputImage:
+    """One picture of a result."""
+
+    image: StoredImage
+    revised_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens as the provider counted them."""
+
+    input_tokens: int | None = None
+    input_tokens_details: Mapping[str, int] | None = None
+    output_tokens: int | None = None
+    output_tokens_details: Mapping[str, int] | None = None
+    total_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """One checked request. `None` means that the caller said nothing of it."""
+
+    operation: Operation
+    target: Target
+    fallbacks: tuple[Target, ...] = ()
+    prompt: str | None = None
+    n: int | None = None
+    size: str | None = None
+    quality: str | None = None
+    style: str | None = None
+    response_format: ResponseFormat | None = None
+    background: str | None = None
+    moderation: str | None = None
+    output_format: str | None = None
+    output_compression: int | None = None
+    partial_images: int | None = None
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    negative_prompt: str | None = None
+    aspect_ratio: str | None = None
+    resolution: str | None = None
+    user: str | None = None
+    input_fidelity: str | None = None
+    edit_type: str | None = None
+    images: tuple[InputImage, ...] = ()
+    mask: InputImage | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that the gateway does not know, to be passed on untouched."""
+    extra_headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers for the provider (`x-bf-eh-<name>` on the wire)."""
+    key_name: str | None = None
+    """The provider key that the caller named (`x-bf-api-key`)."""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Where to try, in order."""
+        return (self.target, *self.fallbacks)
+
+    @property
+    def count(self) -> int:
+        """How many pictures are wanted."""
+        return self.n or 1
+
+    @property
+    def pixel_size(self) -> Dimensions | None:
+        """The asked size in pixels; `None` for `auto`, a ratio, a tier or nothing."""
+        width, cross, height = (self.size or "").partition("x")
+        if not (cross and width.isdecimal() and height.isdecimal()):
+            return None
+        return Dimensions(width=int(width), height=int(height))

@@ -1,0 +1,198 @@
+"""The job, its attempts, and the one table of allowed transitions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from safelight.domain.errors import ErrorClass
+from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.image import ImageRequest, Operation, OutputImage, Target, Usage
+
+
+class JobStatus(StrEnum):
+    """The four words of the contract."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can change any more."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.PENDING: frozenset({JobStatus.PROCESSING, JobStatus.FAILED}),
+    JobStatus.PROCESSING: frozenset({JobStatus.COMPLETED, JobStatus.FAILED}),
+    JobStatus.COMPLETED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+}
+
+
+class AttemptState(StrEnum):
+    """One try at one provider with one key."""
+
+    STARTED = "started"
+    """Written down; bytes may be on their way."""
+    ACCEPTED = "accepted"
+    """The provider gave a handle: poll it, whoever crashed."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """It may have been charged, and we never saw (or could not read) the answer."""
+
+    @property
+    def open(self) -> bool:
+        """Whether its end is still to come."""
+        return self in {AttemptState.STARTED, AttemptState.ACCEPTED}
+
+
+class Charged(StrEnum):
+    """Whether the provider billed."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """Why a job or an attempt failed, in words that are safe to show."""
+
+    status_code: int
+    code: str
+    message: str
+    type: str | None = None
+    param: Any = None
+    gateway_fault: bool = False
+    """True for the gateway's own fault or decision, false for the caller's or the provider's."""
+    request_id: str | None = None
+    """The provider's own id of the exchange."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Production:
+    """What one successful attempt brought."""
+
+    outputs: tuple[OutputImage, ...]
+    model: str | None = None
+    created: int | None = None
+    """Unix seconds, as the provider said."""
+    usage: Usage | None = None
+    background: str | None = None
+    output_format: str | None = None
+    quality: str | None = None
+    size: str | None = None
+    cost_micros: int | None = None
+    charged: Charged = Charged.YES
+    via: str | None = None
+    """How an operation that the provider lacks was done, such as `edit`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One line of the ledger, written before any byte goes upstream."""
+
+    number: int
+    """From 1, in the order of trying."""
+    route: int
+    """Which target: 0 is the asked one, then the fallbacks."""
+    target: Target
+    key_name: str | None
+    n: int
+    """How many pictures this call asks for."""
+    state: AttemptState
+    started_at: datetime
+    ended_at: datetime | None = None
+    handle: str | None = None
+    """The provider's own id for the work; opaque to us."""
+    error_class: ErrorClass | None = None
+    error: JobError | None = None
+    retry_at: datetime | None = None
+    """When the provider will hear us again, if it said so."""
+    charged: Charged | None = None
+    production: Production | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """What a completed job holds; the pictures themselves are blobs."""
+
+    production: Production
+    target: Target
+    latency_ms: int
+    shortfall: JobError | None = None
+    """Why fewer pictures came than were asked for, when a later call of several failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One accepted request. Times are aware UTC."""
+
+    id: JobId
+    request_id: str
+    request: ImageRequest
+    created_at: datetime
+    ttl_s: int
+    """How long the result is kept, counted from completion."""
+    lane: ProviderName
+    """The provider whose slots it waits for now."""
+    status: JobStatus = JobStatus.PENDING
+    due_at: datetime | None = None
+    """When it is to be taken up (again); `None` once it has ended."""
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    attempts: int = 0
+    result: JobResult | None = None
+    error: JobError | None = None
+    charged: Charged = Charged.NO
+    cost_micros: int | None = None
+
+    @property
+    def operation(self) -> Operation:
+        """The contract's request type."""
+        return self.request.operation
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """From here on the job answers 404: completion plus TTL."""
+        return self.completed_at + timedelta(seconds=self.ttl_s) if self.completed_at else None
+
+    @property
+    def status_code(self) -> int | None:
+        """The HTTP status that the synchronous route answers; `None` while it runs."""
+        if self.error is not None:
+            return self.error.status_code
+        return 200 if self.result is not None else None
+
+    def expired(self, now: datetime) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and now >= self.expires_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The terminal state of a job, settled in one commit."""
+
+    completed_at: datetime
+    charged: Charged
+    cost_micros: int | None
+    result: JobResult | None = None
+    error: JobError | None = None
+
+    @property
+    def status(self) -> JobStatus:
+        """Completed with a result, failed with an error."""
+        return JobStatus.COMPLETED if self.result is not None else JobStatus.FAILED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobHistory:
+    """A job with its whole ledger."""
+
+    job: Job
+    attempts: tuple[Attempt, ...] = field(default=())

@@ -1,0 +1,59 @@
+"""Sum up a ledger: what came out and what it cost."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from safelight.domain.image import Usage
+from safelight.domain.job import Attempt, Charged, Production
+
+_BY_WEIGHT = (Charged.NO, Charged.UNKNOWN, Charged.YES)
+
+
+def heaviest_charge(attempts: Sequence[Attempt]) -> Charged:
+    """`yes` if any attempt was billed, else `unknown` if any may have been, else `no`."""
+    charges = [attempt.charged for attempt in attempts if attempt.charged is not None]
+    return max(charges, key=_BY_WEIGHT.index, default=Charged.NO)
+
+
+def total_cost(attempts: Sequence[Attempt]) -> int | None:
+    """Micro-dollars of all that was produced; `None` when any of it has no known price."""
+    costs = [attempt.production.cost_micros for attempt in attempts if attempt.production is not None]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known and len(known) == len(costs) else None
+
+
+def combine(productions: Sequence[Production]) -> Production:
+    """Join the productions of several calls in their order. The last one's echoed fields stand for all."""
+    last = productions[-1]
+    if len(productions) == 1:
+        return last
+    return replace(
+        last,
+        outputs=tuple(output for production in productions for output in production.outputs),
+        usage=_add_usage([production.usage for production in productions if production.usage is not None]),
+    )
+
+
+def _add_usage(usages: Sequence[Usage]) -> Usage | None:
+    if not usages:
+        return None
+    return Usage(
+        input_tokens=_add([usage.input_tokens for usage in usages]),
+        input_tokens_details=_add_details([usage.input_tokens_details for usage in usages]),
+        output_tokens=_add([usage.output_tokens for usage in usages]),
+        output_tokens_details=_add_details([usage.output_tokens_details for usage in usages]),
+        total_tokens=_add([usage.total_tokens for usage in usages]),
+    )
+
+
+def _add(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _add_details(details: Sequence[Mapping[str, int] | None]) -> Mapping[str, int] | None:
+    total: Counter[str] = Counter()
+    for detail in details:
+        total.update(detail or {})
+    return dict(total) or None

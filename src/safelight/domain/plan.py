@@ -1,0 +1,204 @@
+"""What to do next with a job: a pure function of its ledger, its routes and the time.
+
+The ledger is the only memory. Whoever takes a job up, in whichever process and after whichever crash, reads the
+attempts and comes to the same decision.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from safelight.domain.errors import ErrorClass
+from safelight.domain.image import Target
+from safelight.domain.job import Attempt, AttemptState, JobError, JobHistory
+from safelight.domain.schedule import RetryPolicy
+
+PATIENCE = timedelta(minutes=2)
+"""A longer wait than this, told by a busy provider, makes a fallback the better choice."""
+
+
+class OnUnknown(StrEnum):
+    """What to do when an attempt may have been charged and its answer was never seen."""
+
+    FAIL = "fail"
+    RETRY = "retry"
+    FALLBACK = "fallback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One target as it can be used now. `refusal` says why it cannot be used at all."""
+
+    target: Target
+    keys: tuple[str | None, ...] = (None,)
+    repeatable: bool = False
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_n: int | None = None
+    refusal: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Call the provider."""
+
+    route: int
+    key_name: str | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """Ask the provider about work that it accepted."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandon:
+    """Book an attempt, left behind by a process that died, as unknown."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing to do before `until`."""
+
+    until: datetime
+    route: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """All pictures that can be had are in. `shortfall` says why some are not."""
+
+    shortfall: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """Nothing may be tried any more."""
+
+    error: JobError
+
+
+Step = Start | Poll | Abandon | Wait | Complete | GiveUp
+
+
+def decide(history: JobHistory, routes: Sequence[Route], *, on_unknown: OnUnknown, now: datetime) -> Step:
+    """Choose the next step of a job that has not ended."""
+    attempts = history.attempts
+    if attempts and attempts[-1].state is AttemptState.STARTED:
+        return Abandon(attempt=attempts[-1])
+    if attempts and attempts[-1].state is AttemptState.ACCEPTED:
+        return Poll(attempt=attempts[-1])
+    done = [attempt for attempt in attempts if attempt.state is AttemptState.SUCCEEDED]
+    missing = history.job.request.count - sum(attempt.n for attempt in done)
+    if done and missing <= 0:
+        return Complete()
+    step = _Planner(routes=routes, tries=_tries(attempts), missing=missing, on_unknown=on_unknown, now=now).next(
+        first_route=done[-1].route if done else 0
+    )
+    return Complete(shortfall=step.error) if done and isinstance(step, GiveUp) else step
+
+
+def _tries(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Keep the attempts since the last success: those that count for the call to make now."""
+    tries: list[Attempt] = []
+    for attempt in attempts:
+        tries = [] if attempt.state is AttemptState.SUCCEEDED else [*tries, attempt]
+    return tries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planner:
+    routes: Sequence[Route]
+    tries: list[Attempt]
+    missing: int
+    on_unknown: OnUnknown
+    now: datetime
+
+    def next(self, *, first_route: int) -> Step:
+        if not self.tries:
+            return self._take(first_route)
+        last = self.tries[-1]
+        if last.state is AttemptState.UNKNOWN:
+            return self._after_unknown(last)
+        match last.error_class:
+            case ErrorClass.AUTH:
+                return self._other_key(last) or self._fall_back(last)
+            case ErrorClass.BUSY:
+                return self._other_key(last) or self._again(last)
+            case ErrorClass.UNAVAILABLE:
+                return self._again(last)
+            case ErrorClass.MODEL_GONE:
+                return self._fall_back(last)
+            case _:
+                return GiveUp(error=_error_of(last))
+
+    def _after_unknown(self, last: Attempt) -> Step:
+        if self.routes[last.route].repeatable or self.on_unknown is OnUnknown.RETRY:
+            return self._again(last)
+        if self.on_unknown is OnUnknown.FALLBACK:
+            return self._fall_back(last)
+        return GiveUp(error=_error_of(last))
+
+    def _take(self, route: int, *, error: JobError | None = None) -> Step:
+        """Start at the first usable route from `route` on."""
+        for index in range(route, len(self.routes)):
+            candidate = self.routes[index]
+            if candidate.refusal is None:
+                return self._start(index, candidate.keys[0])
+            error = error or candidate.refusal
+        return GiveUp(error=error or _NOWHERE)
+
+    def _start(self, route: int, key_name: str | None) -> Start:
+        limit = self.routes[route].max_n or self.missing
+        return Start(route=route, key_name=key_name, n=min(self.missing, limit))
+
+    def _fall_back(self, last: Attempt) -> Step:
+        return self._take(last.route + 1, error=_error_of(last))
+
+    def _here(self, last: Attempt) -> list[Attempt]:
+        return [attempt for attempt in self.tries if attempt.route == last.route]
+
+    def _other_key(self, last: Attempt) -> Step | None:
+        """Take a key that has not been tried at this route."""
+        if self.routes[last.route].refusal is not None:
+            return None
+        used = {attempt.key_name for attempt in self._here(last)}
+        unused = [name for name in self.routes[last.route].keys if name not in used]
+        return self._start(last.route, unused[0]) if unused else None
+
+    def _again(self, last: Attempt) -> Step:
+        """Try the same target once more, when its time has come and its tries are not spent."""
+        route = self.routes[last.route]
+        here = self._here(last)
+        retries = len(here) - len({attempt.key_name for attempt in here})
+        if route.refusal is not None or retries >= route.retry.max:
+            return self._fall_back(last)
+        due = last.retry_at or self.now
+        if due - self.now > PATIENCE and self._usable_after(last.route):
+            return self._fall_back(last)
+        if due > self.now:
+            return Wait(until=due, route=last.route)
+        return self._start(last.route, self._key_again(route, last, here))
+
+    @staticmethod
+    def _key_again(route: Route, last: Attempt, here: list[Attempt]) -> str | None:
+        """A busy key rests: take the one that was used longest ago. Else the same again."""
+        if last.error_class is not ErrorClass.BUSY and last.key_name in route.keys:
+            return last.key_name
+        order = {attempt.key_name: attempt.number for attempt in here}
+        return min(route.keys, key=lambda name: order.get(name, 0))
+
+    def _usable_after(self, route: int) -> bool:
+        return any(candidate.refusal is None for candidate in self.routes[route + 1 :])
+
+
+_NOWHERE = JobError(status_code=500, code="no_route", message="there is no provider to try", gateway_fault=True)
+
+
+def _error_of(attempt: Attempt) -> JobError:
+    return attempt.error or _NOWHERE

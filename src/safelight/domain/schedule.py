@@ -1,0 +1,17 @@
+"""Retry times as pure functions. All times are seconds."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how fast one target is tried again."""
+
+    max: int = 2
+    initial_s: float = 0.5
+    max_delay_s: float = 30.0
+
+    def delay_s(self, retry: int, *, jitter: float) -> float:
+        """Exponential backoff with full jitter: `retry` from 1, `jitter` in [0, 1)."""
+        ceiling: float = min(self.max_delay_s, self.initial_s * 2.0 ** (retry - 1))
+        return ceiling * jitter

@@ -1,0 +1,227 @@
+"""The only place that picks implementations and joins them into a running gateway."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+from starlette.applications import Starlette
+
+from safelight.adapters.bell import LocalBell
+from safelight.adapters.blobs import ObjectBlobStore
+from safelight.adapters.clock import SystemClock
+from safelight.adapters.data_dir import DataDir
+from safelight.adapters.fetch import HttpPictureFetcher
+from safelight.adapters.images import JobWorkspace
+from safelight.adapters.providers._base import ProviderSettings
+from safelight.adapters.providers._http import HttpSessions, open_sessions
+from safelight.adapters.providers._registry import load_providers
+from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.adapters.sqlite.queue import SqliteQueue
+from safelight.api.app import create_app
+from safelight.api.links import Links
+from safelight.api.services import ApiLimits, Services
+from safelight.application.advance import Advance, KeyEntry, ProviderEntry
+from safelight.application.ports import Provider, ProviderKey
+from safelight.application.read import Read
+from safelight.application.submit import Submit
+from safelight.application.sweep import Sweep
+from safelight.config import KeySettings, ProviderEntrySettings, Settings
+from safelight.domain.errors import ConfigurationError, StorageError
+from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.schedule import RetryPolicy
+
+log = structlog.get_logger(__name__)
+
+BUILTIN = "builtin"
+_ORPHANS_EVERY = timedelta(hours=6)
+_UNKNOWN_LANE_SLOTS = 16
+_MOST_OUTPUT_PIXELS = 1_000_000_000
+
+
+def usual_keys() -> Mapping[str, str]:
+    """Which variable switches which provider on, where there is no settings file."""
+    return {name: module.env_key for name, module in load_providers().items() if module.env_key}
+
+
+def provider_settings(name: str, entry: ProviderEntrySettings) -> ProviderSettings:
+    """An entry of the settings file as the provider modules take it."""
+    return ProviderSettings(
+        name=ProviderName(name),
+        type=entry.type or name,
+        base_url=entry.base_url,
+        concurrency=entry.concurrency,
+        timeout_s=entry.timeout,
+        connect_timeout_s=entry.connect_timeout,
+        retry=RetryPolicy(max=entry.retries.max, initial_s=entry.retries.initial, max_delay_s=entry.retries.max_delay),
+        repeatable=entry.repeatable,
+        options=entry.options,
+    )
+
+
+def enabled_providers(settings: Settings) -> Mapping[str, ProviderEntrySettings]:
+    """The entries that are on; `builtin` always is, unless it is switched off by name."""
+    entries = {BUILTIN: ProviderEntrySettings(), **settings.providers}
+    return {name: entry for name, entry in entries.items() if entry.enabled}
+
+
+def open_providers(settings: Settings, sessions: HttpSessions) -> dict[ProviderName, ProviderEntry]:
+    """Make every enabled provider; raises `ConfigurationError`. Sends nothing."""
+    modules = load_providers()
+    opened: dict[ProviderName, ProviderEntry] = {}
+    for name, entry in enabled_providers(settings).items():
+        module = modules.get(entry.type or name)
+        if module is None:
+            known = ", ".join(sorted(modules))
+            raise ConfigurationError(
+                f"providers.{name}: there is no provider type {entry.type or name!r}; known: {known}"
+            )
+        if module.needs_key and not entry.keys:
+            raise ConfigurationError(
+                f"providers.{name} has no key: set {module.env_key} and write keys: [{{value: env.{module.env_key}}}], "
+                "or take it out; the model builtin/sketch needs no key"
+            )
+        wanted = module.settle(provider_settings(name, entry))
+        opened[wanted.name] = ProviderEntry(
+            provider=module.open(wanted, sessions),
+            keys=_keys(name, entry.keys),
+            repeatable=bool(wanted.repeatable),
+            retry=wanted.retry,
+            concurrency=wanted.concurrency,
+        )
+    return opened
+
+
+def _keys(name: str, keys: tuple[KeySettings, ...]) -> tuple[KeyEntry, ...]:
+    if len({key.name for key in keys}) < len(keys):
+        raise ConfigurationError(f"providers.{name}.keys: each key needs a name of its own")
+    ordered = sorted(keys, key=lambda key: -key.weight)
+    entries = [
+        KeyEntry(key=ProviderKey(name=key.name, value=key.value.get_secret_value()), models=key.models)
+        for key in ordered
+    ]
+    return tuple(entries) or (KeyEntry(key=ProviderKey(name=None, value=None)),)
+
+
+class Gateway:
+    """A whole gateway on a data folder: `start`, serve `app`, `drain`, `close`."""
+
+    def __init__(self, settings: Settings, data_dir: DataDir) -> None:
+        """Open the database; raises `ConfigurationError`, `StorageError`. Needs a running loop."""
+        self._settings = settings
+        self._data_dir = data_dir
+        self._clock = SystemClock()
+        self._bell = LocalBell()
+        self._sessions = open_sessions()
+        self._providers = open_providers(settings, self._sessions)
+        self._blobs = ObjectBlobStore.open_folder(data_dir.blobs)
+        self._store = SqliteJobStore(data_dir.database)
+        self._queue = SqliteQueue(
+            self._store,
+            concurrency=settings.jobs.concurrency,
+            lane_slots=self._lane_slots,
+            now=self._clock.now,
+        )
+        self._accepting = True
+        self._tasks: list[asyncio.Task[None]] = []
+        self._engine: asyncio.Task[None] | None = None
+        self.read = Read(store=self._store, bell=self._bell, clock=self._clock)
+        self.submit = Submit(store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock)
+        self.app: Starlette
+
+    def _ports(self) -> dict[ProviderName, Provider]:
+        return {name: entry.provider for name, entry in self._providers.items()}
+
+    def _lane_slots(self, lane: ProviderName) -> int:
+        entry = self._providers.get(lane)
+        return entry.concurrency if entry else _UNKNOWN_LANE_SLOTS
+
+    def workspace(self, job_id: JobId) -> JobWorkspace:
+        """A job's folder for images from providers."""
+        limits = self._settings.jobs
+        return JobWorkspace(self._blobs, job_id, max_bytes=limits.max_output_image, max_pixels=_MOST_OUTPUT_PIXELS)
+
+    def _intake_workspace(self, job_id: JobId) -> JobWorkspace:
+        limits = self._settings.server
+        return JobWorkspace(self._blobs, job_id, max_bytes=limits.max_image, max_pixels=limits.max_pixels)
+
+    async def start(self) -> None:
+        """Make the application; take up the jobs that an earlier process left."""
+        secret = await self._store.fact("link_secret", secrets.token_bytes(32))
+        server, jobs = self._settings.server, self._settings.jobs
+        self.app = create_app(
+            Services(
+                submit=self.submit,
+                read=self.read,
+                blobs=self._blobs,
+                workspace=self._intake_workspace,
+                providers=self._ports(),
+                links=Links(secret, public_url=server.public_url),
+                limits=ApiLimits(
+                    max_body_bytes=server.max_body,
+                    max_image_bytes=server.max_image,
+                    body_idle_timeout_s=server.body_timeout,
+                    result_ttl_s=jobs.result_ttl,
+                    max_result_ttl_s=jobs.max_result_ttl,
+                ),
+                ready=self._check_ready,
+            )
+        )
+        self._engine = asyncio.create_task(self._queue.run(self._advance().step))
+        self._tasks = [asyncio.create_task(self._sweep_for_ever())]
+
+    def _advance(self) -> Advance:
+        return Advance(
+            store=self._store,
+            providers=self._providers,
+            workspace=self.workspace,
+            fetcher=HttpPictureFetcher(),
+            bell=self._bell,
+            clock=self._clock,
+            on_unknown=self._settings.jobs.on_unknown,
+        )
+
+    async def _check_ready(self) -> None:
+        if not self._accepting:
+            raise StorageError("the gateway is shutting down")
+        await self._store.check()
+        await self._blobs.check()
+
+    async def _sweep_for_ever(self) -> None:
+        sweep = Sweep(
+            store=self._store,
+            blobs=self._blobs,
+            bell=self._bell,
+            clock=self._clock,
+            deadline=timedelta(seconds=self._settings.jobs.deadline),
+        )
+        orphans_at = self._clock.now()
+        while True:
+            await sweep.once()
+            if self._clock.now() >= orphans_at:
+                await sweep.remove_orphans()
+                orphans_at = self._clock.now() + _ORPHANS_EVERY
+            await asyncio.sleep(self._settings.jobs.sweep_interval)
+
+    async def drain(self) -> None:
+        """Start nothing any more; give running calls `shutdown_grace` seconds; leave the rest for the next start."""
+        self._accepting = False
+        self._queue.stop()
+        if self._engine is not None:
+            await asyncio.wait([self._engine], timeout=self._settings.jobs.shutdown_grace)
+        self._bell.silence()
+
+    async def close(self) -> None:
+        """Stop everything and let go of the data folder."""
+        tasks = [task for task in (self._engine, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for entry in self._providers.values():
+            with contextlib.suppress(Exception):
+                await entry.provider.close()
+        await self._sessions.close()
+        await self._store.close()
+        self._data_dir.release()
