@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 from PIL import Image, UnidentifiedImageError
 
-from safelight.application.ports import BlobStore, BlobWriter
+from safelight.application.ports import BlobStore, BlobWriter, Clock
 from safelight.domain.errors import InvalidRequest
-from safelight.domain.ids import BlobKey, JobId
+from safelight.domain.ids import HOUR_FORMAT, BlobKey, JobId, blob_key
 from safelight.domain.image import Dimensions, StoredImage
 
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -116,18 +116,23 @@ class StoringSink:
 
 
 class JobWorkspace:
-    """A job's folder in the blob store."""
+    """The images of one job."""
 
-    def __init__(self, blobs: BlobStore, job_id: JobId, *, max_bytes: int, max_pixels: int) -> None:
+    def __init__(self, blobs: BlobStore, job_id: JobId, *, clock: Clock, max_bytes: int, max_pixels: int) -> None:
         """Limits hold for each image."""
         self._blobs = blobs
         self._job_id = job_id
+        self._clock = clock
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
+        self.keys: list[BlobKey] = []
+        """All that were begun here."""
 
     def open_sink(self) -> StoringSink:
         """Begin an image under a random name."""
-        key = BlobKey(f"{self._job_id}/{secrets.token_hex(8)}")
+        hour = self._clock.now().strftime(HOUR_FORMAT)
+        key = blob_key(hour, self._job_id, secrets.token_hex(8))
+        self.keys.append(key)
         probe = ImageProbe(max_pixels=self._max_pixels)
         return StoringSink(self._blobs.writer(key), key, probe, max_bytes=self._max_bytes)
 

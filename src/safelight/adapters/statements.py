@@ -69,7 +69,7 @@ FINISH_JOB = (
     " error = $5, charged = $6, cost_micros = $7 WHERE id = $1 AND due_at IS NOT NULL"
 )
 OVERDUE = "SELECT id FROM jobs WHERE due_at IS NOT NULL AND created_at < $1 ORDER BY seq LIMIT $2"
-EXPIRED = "SELECT id FROM jobs WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2"
+EXPIRED = f"SELECT {JOB_COLUMNS} FROM jobs WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2"  # noqa: S608 - as above
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = $1"
 DELETE_JOB = "DELETE FROM jobs WHERE id = $1"
 JOB_EXISTS = "SELECT 1 FROM jobs WHERE id = $1"

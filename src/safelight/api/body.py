@@ -40,6 +40,12 @@ class UnsupportedEncoding(BodyError):
     status = 415
 
 
+class UnsupportedContentType(BodyError):
+    """Not the kind of body that this route reads."""
+
+    status = 415
+
+
 class BodyTimeout(BodyError):
     """The client sent nothing for too long."""
 

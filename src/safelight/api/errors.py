@@ -16,7 +16,10 @@ from safelight.domain.job import JobError
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 1
-"""What a 503 tells the caller to wait."""
+"""What a 429 or a 503 tells the caller to wait."""
+
+_LONGEST_PATH_SHOWN = 200
+_TEMPORARY = frozenset({429, 503})
 
 
 def error_body(
@@ -74,10 +77,15 @@ def refused(error: RequestError, extra_fields: Mapping[str, Any] | None = None) 
     return json_response(body, status)
 
 
+def retry_after(status: int) -> Mapping[str, str]:
+    """The header that 429 and 503 carry (design, beyond the contract 1)."""
+    return {"Retry-After": str(RETRY_AFTER_S)} if status in _TEMPORARY else {}
+
+
 def unavailable(message: str, code: str, headers: Mapping[str, str] | None = None) -> Response:
     """503 with `Retry-After`."""
     body = error_body(message=message, status=503, gateway_fault=True, code=code)
-    return json_response(body, 503, {"Retry-After": str(RETRY_AFTER_S), **(headers or {})})
+    return json_response(body, 503, {**retry_after(503), **(headers or {})})
 
 
 def on_request_error(_: Request, error: Exception) -> Response:
@@ -103,7 +111,10 @@ def on_body_error(_: Request, error: Exception) -> Response:
 def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer an unknown route or a wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    messages = {404: f"no route {request.url.path}", 405: f"method {request.method} is not allowed here"}
+    messages = {
+        404: f"no route {request.scope['path'][:_LONGEST_PATH_SHOWN]}",
+        405: f"method {request.method} is not allowed here",
+    }
     message = error.detail if error.status_code not in messages else messages[error.status_code]
     return json_response(error_body(message=message, status=error.status_code), error.status_code, error.headers)
 

@@ -12,11 +12,12 @@ MOST_FIELDS = 1000
 MOST_FALLBACKS = 10
 MOST_IMAGES = 16
 MOST_PROMPT_CHARS = 131_072
+MOST_MODEL_CHARS = 256
 
 Check = Callable[[str, Any], Any]
 
-_SIZE = re.compile(r"auto|[1-9][0-9]{1,4}x[1-9][0-9]{1,4}|[1-9][0-9]?:[1-9][0-9]?|[1-9]K")
-_RATIO = re.compile(r"auto|[0-9]{1,4}(\.[0-9]{1,3})?:[0-9]{1,4}(\.[0-9]{1,3})?")
+_RATIO = re.compile(r"auto|[1-9][0-9]{0,3}(\.[0-9]{1,2})?:[1-9][0-9]{0,3}(\.[0-9]{1,2})?")
+_SIZE = re.compile(rf"{_RATIO.pattern}|[1-9][0-9]{{1,4}}x[1-9][0-9]{{1,4}}|[124]K")
 _SMALLEST_SIDE, _LARGEST_SIDE = 16, 16_384
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _PROVIDER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -119,13 +120,14 @@ def whole_number(name: str, text: str) -> int:
 
 
 def target(value: Any, known_models: Callable[[str], ProviderName | None]) -> Target:
-    """Read `provider/model`, or a bare model that one provider is known to offer (contract R5.1)."""
-    if not isinstance(value, str) or not value.strip():
+    """Read `provider/model`, or a bare model that a provider is known to offer (contract R5.1)."""
+    if value is None or value == "":
         raise InvalidRequest("model is required", param="model")
+    value = _text(MOST_MODEL_CHARS)("model", value)
     found = split_target(value)
     if found is not None:
         return found
-    provider = known_models(value) if len(value) <= 256 else None
+    provider = known_models(value)
     if provider is None:
         raise InvalidRequest("model should be in provider/model format", param="model")
     return Target(provider=provider, model=value)
@@ -134,7 +136,7 @@ def target(value: Any, known_models: Callable[[str], ProviderName | None]) -> Ta
 def split_target(value: str) -> Target | None:
     """Split `provider/model`; `None` when a part is missing."""
     provider, _, model = value.strip().partition("/")
-    if not _PROVIDER.fullmatch(provider) or not model.strip() or len(model) > 256 or not model.isprintable():
+    if not _PROVIDER.fullmatch(provider) or not model.strip() or not model.isprintable():
         return None
     return Target(provider=ProviderName(provider), model=model.strip())
 
@@ -152,8 +154,9 @@ def fallbacks(value: Any) -> tuple[Target, ...]:
 
 
 def _fallback_text(value: Any) -> str:
+    check = _text(MOST_MODEL_CHARS)
     if isinstance(value, str):
-        return value
+        return str(check("fallbacks", value))
     if isinstance(value, dict) and isinstance(value.get("provider"), str) and isinstance(value.get("model"), str):
-        return f"{value['provider']}/{value['model']}"
+        return f"{check('fallbacks', value['provider'])}/{check('fallbacks', value['model'])}"
     raise InvalidRequest("fallbacks must be strings provider/model, or objects with both", param="fallbacks")

@@ -13,11 +13,11 @@ from safelight.api.errors import error_body, json_response
 from safelight.api.links import EXTENSIONS
 from safelight.api.services import services_of
 from safelight.domain.errors import NotFound
-from safelight.domain.ids import BlobKey, JobId
+from safelight.domain.ids import JobId, blob_name
 from safelight.domain.image import StoredImage
 from safelight.domain.job import Job
 
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_RANGE = re.compile(r"bytes=(?=.*[0-9])([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _EXPIRES = re.compile(r"[0-9]{1,18}")
 _GONE = "file not found or expired"
 
@@ -38,14 +38,13 @@ class _Span:
 async def _file(request: Request) -> Response:
     services = services_of(request)
     job_id, name = JobId(request.path_params["job_id"]), request.path_params["name"].partition(".")[0]
-    blob = BlobKey(f"{job_id}/{name}")
     expires = request.query_params.get("expires", "")
     signature = request.query_params.get("signature", "")
-    if not _EXPIRES.fullmatch(expires) or not services.links.valid(blob, expires=expires, signature=signature):
+    if not _EXPIRES.fullmatch(expires) or not services.links.valid(job_id, name, expires=expires, signature=signature):
         return json_response(error_body(message="the link is not signed by this gateway", status=403), 403)
     if int(expires) <= int(time.time()):
         raise NotFound(_GONE)
-    image = _image_of(await services.read.job(job_id), blob)
+    image = _image_of(await services.read.job(job_id), name)
     headers = {
         "ETag": f'"{image.sha256}"',
         "Accept-Ranges": "bytes",
@@ -61,9 +60,9 @@ async def _file(request: Request) -> Response:
     return await _bytes(request, image, headers)
 
 
-def _image_of(job: Job, blob: BlobKey) -> StoredImage:
+def _image_of(job: Job, name: str) -> StoredImage:
     outputs = job.result.production.outputs if job.result is not None else ()
-    found = next((output.image for output in outputs if output.image.blob == blob), None)
+    found = next((output.image for output in outputs if blob_name(output.image.blob) == name), None)
     if found is None:
         raise NotFound(_GONE)
     return found
@@ -89,7 +88,7 @@ async def _bytes(request: Request, image: StoredImage, headers: dict[str, str]) 
 def _span(first: str, last: str, size: int) -> _Span:
     """Read `first-last`, both inclusive; `-N` means the last N bytes. An empty span is out of range."""
     if not first:
-        return _Span(start=max(0, size - int(last)), end=size) if last else _Span(start=0, end=0)
+        return _Span(start=max(0, size - int(last)), end=size)
     return _Span(start=int(first), end=min(size, int(last) + 1) if last else size)
 
 

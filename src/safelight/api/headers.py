@@ -6,6 +6,8 @@ from uuid import uuid4
 
 from starlette.datastructures import Headers
 
+from safelight.domain.errors import InvalidRequest
+
 _TTL = re.compile(r"[0-9]+")
 _MOST_TTL_DIGITS = 12
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,256}")
@@ -73,6 +75,17 @@ def wanted_wait_s(headers: Headers) -> float | None:
 def key_name(headers: Headers) -> str | None:
     """The provider key that the caller asks for; the id, which is the name here, wins."""
     return headers.get("x-bf-api-key-id") or headers.get("x-bf-api-key") or None
+
+
+def refuse_webhook(headers: Headers) -> None:
+    """Refuse a webhook by a name that is not registered (contract S7): in this release, by any name."""
+    name = headers.get("x-bf-async-webhook", "").strip()
+    if name:
+        raise InvalidRequest(
+            "failed to resolve webhook endpoint: invalid webhook endpoint reference: "
+            f"no webhook endpoint is named {name[:100]!r}",
+            param="x-bf-async-webhook",
+        )
 
 
 def extra_headers(headers: Headers) -> Mapping[str, str]:

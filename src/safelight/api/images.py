@@ -1,5 +1,6 @@
 """The image routes: submit, poll, and the OpenAI routes that await the same job."""
 
+import re
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _POLL_AFTER = {"Retry-After": "1"}
-_UUID_CHARS = 36
+_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def image_routes() -> list[Route]:
@@ -55,7 +56,7 @@ def _poll(operation: Operation) -> Endpoint:
     async def poll(request: Request) -> Response:
         services = services_of(request)
         job_id = request.path_params["job_id"]
-        if len(job_id) != _UUID_CHARS:
+        if not _JOB_ID.fullmatch(job_id):
             raise NotFound("job not found or expired")
         job = await services.read.job(JobId(job_id), operation)
         return await _job_answer(request, services, job)
@@ -70,11 +71,16 @@ def _awaited(operation: Operation) -> Endpoint:
         if isinstance(accepted, Response):
             return accepted
         services = services_of(request)
-        job = accepted if wait_s == 0 else await services.read.ended(accepted.id, timeout_s=wait_s)
-        headers = {"x-request-id": job.request_id, "x-safelight-job-id": job.id}
-        if job.status.terminal:
-            return await _renderer(request).result(job, headers=headers)
-        headers["Location"] = location(job)
+        headers = {"x-request-id": accepted.request_id, "x-safelight-job-id": accepted.id}
+        whereabouts = {**headers, "Location": location(accepted)}
+        try:
+            job = accepted if wait_s == 0 else await services.read.ended(accepted.id, timeout_s=wait_s)
+            if job.status.terminal:
+                return await _renderer(request).result(job, headers=headers)
+        except StorageError as error:
+            log.warning("storage_failed", error=error.message)
+            return unavailable(f"the storage is not available; job {accepted.id} goes on", error.code, whereabouts)
+        headers = whereabouts
         if wait_s is None:
             message = f"the gateway is shutting down; job {job.id} goes on after the restart"
             return unavailable(message, "shutting_down", headers)
@@ -101,31 +107,32 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         job_id=JobId(str(uuid4())),
         passes_extra=passes_extra,
     )
-    accepted = False
+    storing = False
     try:
         wanted = await intake.read()
         services.submit.check(wanted)
-        job = await services.submit.accept(
-            Submission(
-                job_id=intake.job_id,
-                request_id=said.request_id(request.headers),
-                request=wanted,
-                ttl_s=said.result_ttl_s(
-                    request.headers,
-                    default=services.limits.result_ttl_s,
-                    maximum=services.limits.max_result_ttl_s,
-                ),
-            )
+        said.refuse_webhook(request.headers)
+        submission = Submission(
+            job_id=intake.job_id,
+            request_id=said.request_id(request.headers),
+            request=wanted,
+            ttl_s=said.result_ttl_s(
+                request.headers, default=services.limits.result_ttl_s, maximum=services.limits.max_result_ttl_s
+            ),
         )
-        accepted = True
+        storing = True
+        return await services.submit.accept(submission)
     except RequestError as error:
         return refused(error, intake.known_fields)
     except BodyError as error:
         return _broken_body(error, intake)
+    except StorageError:
+        storing = False
+        raise
     finally:
-        if intake.has_images and not accepted:
-            await _drop_images(services, intake.job_id)
-    return job
+        # Cancelled while it was being stored, the job may be there: its images stay, and the sweeper looks again.
+        if intake.images and not storing:
+            await _drop_images(services, intake)
 
 
 def _broken_body(error: BodyError, intake: Intake) -> Response:
@@ -137,11 +144,11 @@ def _broken_body(error: BodyError, intake: Intake) -> Response:
     return json_response(body, error.status, {"Connection": "close"})
 
 
-async def _drop_images(services: Services, job_id: JobId) -> None:
+async def _drop_images(services: Services, intake: Intake) -> None:
     try:
-        await services.blobs.delete_job(job_id)
+        await services.blobs.delete(intake.images)
     except StorageError as error:
-        log.warning("images_left_for_the_sweeper", job_id=job_id, error=error.message)
+        log.warning("images_left_for_the_sweeper", job_id=intake.job_id, error=error.message)
 
 
 def _wants_extra(request: Request) -> bool:
@@ -150,4 +157,9 @@ def _wants_extra(request: Request) -> bool:
 
 def _renderer(request: Request) -> JobRenderer:
     services = services_of(request)
-    return JobRenderer(blobs=services.blobs, links=services.links, base_url=str(request.base_url))
+    return JobRenderer(
+        blobs=services.blobs,
+        links=services.links,
+        providers=services.providers,
+        base_url=lambda: str(request.base_url),
+    )

@@ -1,8 +1,8 @@
 """From an HTTP request to a checked `ImageRequest`, its images already in the blob store."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -10,18 +10,21 @@ import msgspec
 from starlette.requests import Request
 
 from safelight.api import fields, headers
-from safelight.api.body import body_chunks
+from safelight.api.body import UnsupportedContentType, body_chunks
 from safelight.api.multipart import FileInfo, Form, FormFile, MultipartLimits, read_form
 from safelight.api.services import Services
 from safelight.application.ports import ImageSink, Workspace
-from safelight.base64_json import JsonTooLarge, Lifted, LiftError, lift
+from safelight.base64_json import Lifted, LiftError, TextMembers, decode, lift
 from safelight.domain.errors import InvalidRequest
-from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.ids import BlobKey, JobId, ProviderName
 from safelight.domain.image import ImageRequest, InputImage, Operation, ResponseFormat, Target
 
-_LIFT_THRESHOLD_BYTES = 800 * 1024
-"""Above the longest prompt, however it is escaped; shorter images stay in the JSON for a moment."""
-_MOST_JSON_BYTES = 16 * 1024 * 1024
+_LIFT_THRESHOLD_BYTES = 128 * 1024
+"""Longer strings are taken for images; shorter images stay in the JSON for a moment."""
+_PROMPTS = TextMembers(names=("prompt", "negative_prompt"), threshold=6 * fields.MOST_PROMPT_CHARS)
+"""The longest prompt, with every character escaped."""
+_MOST_JSON_BYTES = 4 * 1024 * 1024
+_WRITE_BYTES = 64 * 1024
 _SHORT_BODY_BYTES = 256 * 1024
 _MEMBER_NAME = re.compile(rb'"[ \t\r\n]*:')
 _MOST_MEMBERS_ANYWHERE = 20_000
@@ -30,6 +33,9 @@ _GENERATION_FIELDS = tuple(name for name in fields.CHECKS if name not in {"type"
 _EDIT_FIELDS = tuple(name for name in fields.CHECKS if name not in {"style", "moderation", "resolution"})
 _VARIATION_FIELDS = ("n", "size", "response_format", "user")
 _COMMON_FIELDS = frozenset({"model", "prompt", "stream", "fallbacks", "input_images"})
+
+_VARIATION_FILES = frozenset({"image", "image[]"})
+_EDIT_FILES = _VARIATION_FILES | {"mask"}
 
 _read_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -44,14 +50,18 @@ class Intake:
     job_id: JobId
     passes_extra: bool
     target: Target | None = None
-    has_images: bool = False
-    _workspace: Workspace | None = field(default=None)
+    _workspace: Workspace | None = None
 
     async def read(self) -> ImageRequest:
         """Read and check the whole request. Raises `RequestError`, `BodyError`, `StorageError`."""
         if self.operation is Operation.GENERATION:
             return await self._generation()
         return await self._from_form()
+
+    @property
+    def images(self) -> Sequence[BlobKey]:
+        """The images stored for this request so far."""
+        return self._workspace.keys if self._workspace is not None else ()
 
     @property
     def known_fields(self) -> Mapping[str, str]:
@@ -73,7 +83,6 @@ class Intake:
         """Begin one more image of this job."""
         if self._workspace is None:
             self._workspace = self.services.workspace(self.job_id)
-        self.has_images = True
         return self._workspace.open_sink()
 
     def _request(self, **members: Any) -> ImageRequest:
@@ -98,6 +107,7 @@ class Intake:
     async def _generation(self) -> ImageRequest:
         images = _JsonImages(self.open_sink)
         lifted = await self._json(images)
+        images.placeholders = frozenset(lifted.values)
         values = _object(lifted.json)
         prompt = _decoded("prompt", values.get("prompt"))
         if prompt is None or prompt == "":
@@ -121,14 +131,16 @@ class Intake:
     async def _json(self, images: "_JsonImages") -> Lifted:
         """Read the body; strings of the size of an image go into the blob store on the way."""
         content_type = self.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if content_type in {"multipart/form-data", "application/x-www-form-urlencoded"}:
-            raise InvalidRequest("Invalid request payload: Content-Type must be application/json")
+        if content_type != "application/json" and not content_type.endswith("+json"):
+            raise UnsupportedContentType("Invalid request payload: Content-Type must be application/json")
         try:
             return await lift(
-                self._chunks(), images.open, threshold=_LIFT_THRESHOLD_BYTES, max_json_bytes=_MOST_JSON_BYTES
+                self._chunks(),
+                images.open,
+                threshold=_LIFT_THRESHOLD_BYTES,
+                texts=_PROMPTS,
+                max_json_bytes=_MOST_JSON_BYTES,
             )
-        except JsonTooLarge as error:
-            raise InvalidRequest(f"Invalid request payload: {error}") from error
         except LiftError as error:
             raise InvalidRequest(f"Invalid request payload: {error}") from error
 
@@ -159,7 +171,7 @@ class Intake:
             raise InvalidRequest("at least one image is required", param="image")
         if len(files) > fields.MOST_IMAGES:
             raise InvalidRequest(f"at most {fields.MOST_IMAGES} images are taken", param="image")
-        images = tuple(_input_image(file) for file in files)
+        images = self._used([_input_image(file) for file in files])
         names = _EDIT_FIELDS if self.operation is Operation.EDIT else _VARIATION_FIELDS
         known = _known_texts(texts, names)
         masks = _files(form, "mask") if self.operation is Operation.EDIT else []
@@ -179,13 +191,19 @@ class Intake:
             **fields.checked(known, names),
         )
 
+    def _used(self, images: list[InputImage]) -> tuple[InputImage, ...]:
+        """A variation has one image; further ones count as an extra parameter (contract 5.4)."""
+        further = self.operation is Operation.EDIT or self.passes_extra
+        return tuple(images if further else images[:1])
+
     def _form_prompt(self, texts: Mapping[str, list[str]]) -> str | None:
         if self.operation is not Operation.EDIT or not texts.get("prompt", [""])[0]:
             return None
         return str(fields.prompt_check("prompt", texts["prompt"][0]))
 
     async def _open_file(self, info: FileInfo) -> "_FormImage":
-        if info.name not in {"image", "image[]", "mask"}:
+        expected = _EDIT_FILES if self.operation is Operation.EDIT else _VARIATION_FILES
+        if info.name not in expected:
             raise InvalidRequest(f"no file is expected in field {info.name[:100]!r}", param=info.name[:100])
         return _FormImage(self.open_sink())
 
@@ -216,12 +234,14 @@ class _FormImage:
 
     async def abort(self) -> None:
         if self._fault is None:
+            self._fault = InvalidRequest("is not base64 to its end")
             await self._sink.abort()
 
     def input_image(self, name: str, filename: str) -> InputImage:
         """The stored image; raises `InvalidRequest` naming its field."""
         if self._fault is not None:
-            raise InvalidRequest(f"{name}: the file {filename!r} {self._fault.message}", param=name)
+            what = f"the file {filename!r}" if filename else "the image"
+            raise InvalidRequest(f"{name}: {what} {self._fault.message}", param=name)
         return InputImage(image=self._sink.image, filename=filename)
 
 
@@ -231,6 +251,8 @@ class _JsonImages:
     def __init__(self, open_sink: Callable[[], ImageSink]) -> None:
         self._open_sink = open_sink
         self._lifted: dict[str, _FormImage] = {}
+        self.placeholders: frozenset[str] = frozenset()
+        """What stands for long values, images or not; known once the body has been read."""
 
     async def open(self, placeholder: str) -> _FormImage:
         """Make the sink of one lifted value."""
@@ -241,7 +263,7 @@ class _JsonImages:
 
     def refuse(self, name: str, value: Any, message: str) -> None:
         """Refuse a field whose value was so long that it was taken for an image."""
-        if isinstance(value, str) and (value in self._lifted or value.startswith("lifted:")):
+        if isinstance(value, str) and value in self.placeholders:
             raise InvalidRequest(message, param=name)
 
     async def inputs(self, value: Any) -> tuple[InputImage, ...]:
@@ -262,19 +284,18 @@ class _JsonImages:
         """Put a short image, which is still in the JSON, where the lifted ones are."""
         if text.startswith(("http://", "https://")):
             raise InvalidRequest(f"{name}: links are not taken; send the image as base64 or a data URL", param=name)
-        sinks: list[_FormImage] = []
-
-        async def open_sink(_: str) -> _FormImage:
-            sinks.append(_FormImage(self._open_sink()))
-            return sinks[0]
-
-        async def chunks() -> AsyncIterator[bytes]:
-            yield msgspec.json.encode(text)
-
-        await lift(chunks(), open_sink, threshold=0, max_json_bytes=1024)
-        if not sinks:
+        content = decode(text)
+        if not content:
             raise InvalidRequest(f"{name} must be an image as base64 or a data URL", param=name)
-        return sinks[0]
+        image = _FormImage(self._open_sink())
+        try:
+            for start in range(0, len(content), _WRITE_BYTES):
+                await image.write(content[start : start + _WRITE_BYTES])
+        except BaseException:
+            await image.abort()
+            raise
+        await image.close()
+        return image
 
 
 def _object(body: bytes) -> dict[str, msgspec.Raw]:
@@ -303,10 +324,11 @@ def _decoded(name: str, raw: msgspec.Raw | None) -> Any:
 
 def _extra(values: Mapping[str, msgspec.Raw], images: _JsonImages) -> dict[str, Any]:
     known = {*_GENERATION_FIELDS, *_COMMON_FIELDS}
-    extra = {name: _decoded(name, raw) for name, raw in values.items() if name not in known}
-    for name, value in extra.items():
-        images.refuse(name, value, f"{name[:100]} is too long")
-    return extra
+    extra = {name: raw for name, raw in values.items() if name not in known}
+    for name, raw in extra.items():
+        if any(placeholder.encode() in bytes(raw) for placeholder in images.placeholders):
+            raise InvalidRequest(f"{name[:100]} is too long", param=name[:100])
+    return {name: _decoded(name, raw) for name, raw in extra.items()}
 
 
 def _texts(form: Form[_FormImage]) -> dict[str, list[str]]:

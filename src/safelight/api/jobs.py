@@ -1,6 +1,6 @@
 """Job bodies as the contract shapes them. Base64 is put in while the answer is sent, straight from the blob store."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
@@ -9,15 +9,17 @@ from typing import Any
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from safelight.api.errors import job_error_body
+from safelight.api.errors import job_error_body, retry_after
 from safelight.api.links import Links
-from safelight.application.ports import BlobStore
+from safelight.application.ports import BlobStore, Provider
 from safelight.base64_json import Insert, Placeholders, render
-from safelight.domain.image import Operation, OutputImage, ResponseFormat
+from safelight.domain.ids import ProviderName
+from safelight.domain.image import Operation, OutputImage, ResponseFormat, Target
 from safelight.domain.job import Job, JobResult
 from safelight.domain.money import MICROS_PER_UNIT
 
 _STREAMED_FROM_BYTES = 256 * 1024
+_BASE64_ALONE = frozenset({ResponseFormat.B64_JSON})
 
 PATHS: Mapping[Operation, str] = {
     Operation.GENERATION: "/v1/async/images/generations",
@@ -38,11 +40,12 @@ def timestamp(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRenderer:
-    """Makes answers out of jobs. `base_url` is the address that the caller used."""
+    """Makes answers out of jobs. `base_url` tells the address that the caller used."""
 
     blobs: BlobStore
     links: Links
-    base_url: str
+    providers: Mapping[ProviderName, Provider]
+    base_url: Callable[[], str]
 
     async def envelope(
         self, job: Job, *, status: int, headers: Mapping[str, str], queue_position: int | None
@@ -55,7 +58,9 @@ class JobRenderer:
         """The job's end as the OpenAI routes answer it: the result, or the error with its own status."""
         inserts = _Inserts(self.blobs)
         if job.error is not None:
-            return await inserts.response(job_error_body(job.error, _origin(job)), job.error.status_code, headers)
+            status = job.error.status_code
+            headers = {**retry_after(status), **headers}
+            return await inserts.response(job_error_body(job.error, _origin(job)), status, headers)
         assert job.result is not None  # noqa: S101 - a job that has ended has one or the other
         return await inserts.response(self._result(job, job.result, inserts), 200, headers)
 
@@ -79,10 +84,11 @@ class JobRenderer:
 
     def _result(self, job: Job, result: JobResult, inserts: "_Inserts") -> dict[str, Any]:
         production = result.production
+        show = partial(self._picture, job, inserts=inserts if self._wants_base64(job, result.target) else None)
         body: dict[str, Any] = {
             "created": production.created or int((job.completed_at or job.created_at).timestamp()),
             "model": production.model or result.target.model,
-            "data": [self._picture(job, index, output, inserts) for index, output in enumerate(production.outputs)],
+            "data": [show(index, output) for index, output in enumerate(production.outputs)],
         }
         for name in ("background", "output_format", "quality", "size"):
             if (value := getattr(production, name)) is not None:
@@ -94,13 +100,22 @@ class JobRenderer:
             body["extra_fields"]["shortfall"] = job_error_body(result.shortfall, {})
         return body
 
-    def _picture(self, job: Job, index: int, output: OutputImage, inserts: "_Inserts") -> dict[str, Any]:
+    def _wants_base64(self, job: Job, used: Target) -> bool:
+        """What was asked for; if nothing was, what the model's own answer holds (design, beyond the contract 4)."""
+        if job.request.response_format is not None:
+            return job.request.response_format is ResponseFormat.B64_JSON
+        provider = self.providers.get(used.provider)
+        spec = provider.spec(used.model) if provider else None
+        return spec is not None and spec.answers == _BASE64_ALONE
+
+    def _picture(self, job: Job, index: int, output: OutputImage, *, inserts: "_Inserts | None") -> dict[str, Any]:
+        """One picture, as base64 where there are `inserts`, else as a link."""
         body: dict[str, Any] = {"index": index}
-        if job.request.response_format is ResponseFormat.B64_JSON:
+        if inserts is not None:
             body["b64_json"] = inserts.add(output)
         else:
             assert job.expires_at is not None  # noqa: S101 - there are pictures, so it has ended
-            body["url"] = self.links.url(output.image, expires_at=job.expires_at, base_url=self.base_url)
+            body["url"] = self.links.url(output.image, expires_at=job.expires_at, base_url=self.base_url())
         if output.revised_prompt is not None:
             body["revised_prompt"] = output.revised_prompt
         return body
@@ -111,11 +126,12 @@ class _Inserts:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-        self._placeholders = Placeholders()
+        self._placeholders: Placeholders | None = None
         self._inserts: dict[str, Insert] = {}
 
     def add(self, output: OutputImage) -> str:
         """Take note of an image and give what stands for it in the JSON."""
+        self._placeholders = self._placeholders or Placeholders()
         placeholder = self._placeholders.next()
         read: Callable[[], Any] = partial(self._blobs.read, output.image.blob)
         self._inserts[placeholder] = Insert(size_bytes=output.image.size_bytes, read=read)
@@ -131,7 +147,16 @@ class _Inserts:
             whole = b"".join([chunk async for chunk in rendered.chunks])
             return Response(whole, status, headers, "application/json")
         exact = {**headers, "Content-Length": str(rendered.content_length)}
-        return StreamingResponse(rendered.chunks, status, exact, "application/json")
+        # A store that cannot be read is told before the answer has begun: past the JSON comes the first image.
+        begun = [await anext(rendered.chunks), await anext(rendered.chunks)]
+        return StreamingResponse(_joined(begun, rendered.chunks), status, exact, "application/json")
+
+
+async def _joined(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while begun:
+        yield begun.pop(0)
+    async for chunk in rest:
+        yield chunk
 
 
 def _origin(job: Job) -> dict[str, Any]:

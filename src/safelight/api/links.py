@@ -1,11 +1,12 @@
 """Signed links to images: whoever holds one may fetch that image until the link ends."""
 
 import hashlib
+import math
 from datetime import datetime
 
 from itsdangerous import Signer
 
-from safelight.domain.ids import BlobKey
+from safelight.domain.ids import blob_job, blob_name
 from safelight.domain.image import StoredImage
 
 PREFIX = "/v1/files/"
@@ -23,15 +24,17 @@ class Links:
 
     def url(self, image: StoredImage, *, expires_at: datetime, base_url: str) -> str:
         """The whole address of an image."""
-        name = f"{image.blob}.{EXTENSIONS[image.content_type]}"
-        expires = str(int(expires_at.timestamp()))
-        signature = self._signature(image.blob, expires)
+        job_id, name = blob_job(image.blob), blob_name(image.blob)
+        expires = str(math.ceil(expires_at.timestamp()))  # the job itself ends the rest of that second
+        signature = self._signer.get_signature(_signed(job_id, name, expires)).decode("ascii")
         base = self._public_url or base_url.rstrip("/")
-        return f"{base}{PREFIX}{name}?expires={expires}&signature={signature}"
+        extension = EXTENSIONS[image.content_type]
+        return f"{base}{PREFIX}{job_id}/{name}.{extension}?expires={expires}&signature={signature}"
 
-    def valid(self, blob: BlobKey, *, expires: str, signature: str) -> bool:
+    def valid(self, job_id: str, name: str, *, expires: str, signature: str) -> bool:
         """Whether we signed this; says nothing of the time. Compares in constant time."""
-        return self._signer.verify_signature(f"{blob}:{expires}", signature)
+        return self._signer.verify_signature(_signed(job_id, name, expires), signature)
 
-    def _signature(self, blob: BlobKey, expires: str) -> str:
-        return self._signer.get_signature(f"{blob}:{expires}").decode("ascii")
+
+def _signed(job_id: str, name: str, expires: str) -> str:
+    return f"{job_id}/{name}:{expires}"

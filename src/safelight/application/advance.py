@@ -1,6 +1,7 @@
 """Take a job one step: start, poll or settle. Every step may be repeated by another process after a crash."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ from safelight.application.ports import (
     Workspace,
 )
 from safelight.domain.errors import (
+    ErrorClass,
     InvalidRequest,
     ProviderError,
     ProviderProtocolError,
@@ -274,7 +276,8 @@ class Advance:
 
     async def _conclude(self, history: JobHistory, routes: list[Route], attempt: Attempt) -> Again | None:
         """Commit the end of an attempt together with what follows from it."""
-        log.info(
+        log.log(
+            _importance(attempt),
             "attempt_ended",
             job_id=history.job.id,
             attempt=attempt.number,
@@ -365,6 +368,13 @@ async def _guarded(exchange: Awaitable[T]) -> T | ProviderError:
     except Exception as error:
         log.exception("provider_crashed")
         return ProviderProtocolError(f"internal error: {type(error).__name__} in the provider adapter", status=500)
+
+
+def _importance(attempt: Attempt) -> int:
+    """The log level of an attempt's end: `job_ended` tells of success, and only the operator can mend a key."""
+    if attempt.error is None:
+        return logging.DEBUG
+    return logging.WARNING if attempt.error_class is ErrorClass.AUTH else logging.INFO
 
 
 def _refusal(

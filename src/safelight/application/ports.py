@@ -88,7 +88,7 @@ class JobStore(Protocol):
         """List jobs that should long have ended."""
         ...
 
-    async def expired(self, *, now: datetime, limit: int) -> Sequence[JobId]:
+    async def expired(self, *, now: datetime, limit: int) -> Sequence[Job]:
         """List jobs whose time is over."""
         ...
 
@@ -159,12 +159,12 @@ class BlobStore(Protocol):
         """Stream bytes `start` to `end` (exclusive); raises `NotFound` when there is no such blob."""
         ...
 
-    async def delete_job(self, job_id: JobId) -> None:
-        """Remove every blob of a job."""
+    async def delete(self, keys: Sequence[BlobKey]) -> None:
+        """Remove blobs; those that are gone already are no fault."""
         ...
 
-    def job_ids(self, *, older_than: datetime) -> AsyncIterator[Sequence[JobId]]:
-        """List jobs that have blobs, all of them written before `older_than`, folder by folder."""
+    def written_before(self, moment: datetime) -> AsyncIterator[Sequence[BlobKey]]:
+        """List the blobs of all hours that ended before `moment`, some at a time."""
         ...
 
     async def check(self) -> None:
@@ -194,7 +194,12 @@ class ImageSink(Protocol):
 
 
 class Workspace(Protocol):
-    """A job's folder of images, for those who read its inputs and write its outputs."""
+    """A job's images, for those who read its inputs and write its outputs."""
+
+    @property
+    def keys(self) -> Sequence[BlobKey]:
+        """All images that were begun here, whether they were finished or not."""
+        ...
 
     def open_sink(self) -> ImageSink:
         """Begin a new image under a random name."""

@@ -1,7 +1,5 @@
 """End what should long have ended, remove what is expired, clear what nobody owns."""
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -9,14 +7,13 @@ import structlog
 
 from safelight.application.ports import Bell, BlobStore, Clock, JobStore
 from safelight.domain.errors import ErrorClass, StorageError, Superseded
-from safelight.domain.ids import JobId
+from safelight.domain.ids import JobId, blob_job
 from safelight.domain.job import Attempt, AttemptState, Charged, Ending, JobError
 from safelight.domain.outcome import heaviest_charge, total_cost
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 200
-_BLOBS_AT_ONCE = 8
 _ORPHAN_AGE = timedelta(days=1)
 
 
@@ -51,28 +48,24 @@ class Sweep:
     async def remove_expired(self) -> int:
         """Remove expired jobs: first their images, then their rows, so that no image is left behind."""
         removed = 0
-        while job_ids := await self.store.expired(now=self.clock.now(), limit=_BATCH):
-            await self._delete_blobs(job_ids)
-            await self.store.delete(job_ids)
-            removed += len(job_ids)
+        while jobs := await self.store.expired(now=self.clock.now(), limit=_BATCH):
+            await self.blobs.delete([blob for job in jobs for blob in job.blobs])
+            await self.store.delete([job.id for job in jobs])
+            removed += len(jobs)
         return removed
 
     async def remove_orphans(self) -> int:
-        """Remove images whose submit never came to a job, or whose job is gone."""
+        """Remove old images without a job: of a submit that was cut off, an attempt that failed, a job that is gone."""
         removed = 0
         try:
-            async for job_ids in self.blobs.job_ids(older_than=self.clock.now() - _ORPHAN_AGE):
-                orphans = set(job_ids) - await self.store.existing(job_ids)
-                await self._delete_blobs(sorted(orphans))
+            async for blobs in self.blobs.written_before(self.clock.now() - _ORPHAN_AGE):
+                jobs = await self.store.existing(sorted({blob_job(blob) for blob in blobs}))
+                orphans = [blob for blob in blobs if blob_job(blob) not in jobs]
+                await self.blobs.delete(orphans)
                 removed += len(orphans)
         except StorageError as error:
             log.warning("sweep_failed", error=error.message)
         return removed
-
-    async def _delete_blobs(self, job_ids: Sequence[JobId]) -> None:
-        """Delete a few folders at a time."""
-        for start in range(0, len(job_ids), _BLOBS_AT_ONCE):
-            await asyncio.gather(*map(self.blobs.delete_job, job_ids[start : start + _BLOBS_AT_ONCE]))
 
     async def _end(self, job_id: JobId) -> int:
         history = await self.store.history(job_id)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from safelight.domain.errors import ErrorClass
-from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.ids import BlobKey, JobId, ProviderName
 from safelight.domain.image import ImageRequest, Operation, OutputImage, Target, Usage
 
 
@@ -168,6 +168,15 @@ class Job:
         if self.error is not None:
             return self.error.status_code
         return 200 if self.result is not None else None
+
+    @property
+    def blobs(self) -> tuple[BlobKey, ...]:
+        """Its images: what the caller sent and what came out."""
+        request = self.request
+        inputs = (*request.images, request.mask) if request.mask else request.images
+        outputs = self.result.production.outputs if self.result is not None else ()
+        images = (*(sent.image for sent in inputs), *(output.image for output in outputs))
+        return tuple(image.blob for image in images)
 
     def expired(self, now: datetime) -> bool:
         """Whether its time is over."""

@@ -81,6 +81,11 @@ class SqliteQueue:
         self._stopping = True
         self._changed.set()
 
+    @property
+    def running(self) -> set[ProviderName]:
+        """The lanes in which a step is being taken."""
+        return {name for name, lane in self._lanes.items() if lane.running}
+
     async def run(self, handler: StepHandler) -> None:
         """See `Queue.run`. When cancelled, what still runs is cancelled with it."""
         try:

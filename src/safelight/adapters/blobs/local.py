@@ -1,0 +1,143 @@
+"""Image bytes in a local folder, forced to disk before a job may refer to them.
+
+Reading, listing and deleting are obstore's. Writing is our own, since obstore does not sync: one thread writes what
+waits, then syncs all of it, so that images that end at the same time share the disk's work.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from obstore.store import LocalStore
+
+from safelight.adapters.blobs.object_store import WRITE_BUFFER_BYTES, ObjectBlobStore, unwritable
+from safelight.adapters.threads import BatchThread, Outcome
+from safelight.application.ports import BlobWriter
+from safelight.domain.ids import BlobKey
+
+
+class LocalBlobStore(ObjectBlobStore):
+    """Blobs as files."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder if need be; raises `StorageError`."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(error) from error
+        super().__init__(LocalStore(folder, automatic_cleanup=True))
+        self._folder = folder
+        self._disk: BatchThread[_Files] = BatchThread(_write_and_sync, name="blob-writer")
+
+    def writer(self, key: BlobKey) -> BlobWriter:
+        """See `BlobStore.writer`."""
+        return _FileWriter(self._disk, self._folder / key)
+
+    async def close(self) -> None:
+        """Finish what is being written."""
+        await self._disk.close()
+
+
+class _Files:
+    """What one batch has written in full, and what is to be synced for it."""
+
+    def __init__(self) -> None:
+        self.descriptors: list[int] = []
+        self.folders: set[str] = set()
+
+
+_Work = Callable[[_Files], None]
+
+
+def _write_and_sync(batch: Sequence[_Work]) -> Sequence[Outcome]:
+    """Write all that waits, then sync all that is complete: later syncs find most of their work done."""
+    files = _Files()
+    faults = [_fault_of(work, files) for work in batch]
+    sync_fault = _sync(files)
+    return [(None, fault or sync_fault) for fault in faults]
+
+
+def _fault_of(work: _Work, files: _Files) -> Exception | None:
+    try:
+        work(files)
+    except OSError as error:
+        return _failure(error)
+    return None
+
+
+def _sync(files: _Files) -> Exception | None:
+    """Force files to disk, then their places in their folders. A fault concerns the whole batch: none may be trusted."""
+    try:
+        for descriptor in files.descriptors:
+            os.fsync(descriptor)
+        for folder in files.folders:
+            files.descriptors.append(os.open(folder, os.O_RDONLY))
+            os.fsync(files.descriptors[-1])
+    except OSError as error:
+        return _failure(error)
+    finally:
+        for descriptor in files.descriptors:
+            os.close(descriptor)
+    return None
+
+
+def _failure(error: OSError) -> Exception:
+    failure = unwritable(error)
+    failure.__cause__ = error
+    return failure
+
+
+class _FileWriter:
+    """One file. Small ones are written in one go at their end."""
+
+    def __init__(self, disk: BatchThread[_Files], path: Path) -> None:
+        self._disk = disk
+        self._path = str(path)
+        self._waiting = bytearray()
+        self._descriptor: int | None = None
+
+    async def write(self, chunk: bytes) -> None:
+        self._waiting += chunk
+        if len(self._waiting) >= WRITE_BUFFER_BYTES:
+            await self._disk.run(self._flush)
+
+    async def close(self) -> None:
+        await self._disk.run(self._finish)
+
+    async def abort(self) -> None:
+        if self._descriptor is not None:
+            await self._disk.run(self._drop)
+
+    def _flush(self, _: _Files) -> None:
+        if self._descriptor is None:
+            self._descriptor = _create(self._path)
+        rest = memoryview(self._waiting)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        self._waiting = bytearray()
+
+    def _finish(self, files: _Files) -> None:
+        try:
+            self._flush(files)
+        except OSError:
+            self._drop(files)
+            raise
+        if self._descriptor is not None:
+            files.descriptors.append(self._descriptor)
+            files.folders.add(os.path.dirname(self._path))
+            self._descriptor = None
+
+    def _drop(self, _: _Files) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            os.unlink(self._path)
+
+
+def _create(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:  # the first of its hour, or the sweeper has just removed an empty folder
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o600)
