@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import uvloop
+
 from benchmarks.drive import ROUTE, HttpConnection, JobView, get_message, quantile_ms, submit_message
 from benchmarks.subjects import Gateway, UpstreamProcess, drive, gateway
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+
 from benchmarks import measures
 from benchmarks.measures import Figures
 from benchmarks.subjects import SUBJECTS, StartError, UpstreamProcess, upstream_process

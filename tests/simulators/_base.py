@@ -159,7 +159,7 @@ class Reply:
     outputs: tuple[bytes, ...] = ()
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of the simulator
+class Refusal(Exception):
     """The provider says no; carries the answer."""
 
     def __init__(self, reply: Reply) -> None:
@@ -440,10 +440,10 @@ class Simulator(ABC):
     async def _control(self, request: web.Request) -> web.Response:
         match request.method, request.path.removeprefix(CONTROL):
             case "POST", "faults":
-                plan = msgspec.json.decode(await request.read(), type=_Plan)
-                self.faults.push(*plan.push)
-                if plan.always is not msgspec.UNSET:
-                    self.faults.always(plan.always)
+                try:
+                    self._plan(msgspec.json.decode(await request.read(), type=_Plan))
+                except msgspec.DecodeError as error:
+                    return web.Response(status=400, text=str(error))
             case "POST", "release":
                 self.release()
             case "POST", "reset":
@@ -454,6 +454,11 @@ class Simulator(ABC):
                 return web.Response(status=404, text="no such control route")
         return web.Response(body=self._state(), content_type="application/json")
 
+    def _plan(self, plan: "_Plan") -> None:
+        self.faults.push(*plan.push)
+        if plan.always is not msgspec.UNSET:
+            self.faults.always(plan.always)
+
     def _state(self) -> bytes:
         exchanges = [asdict(exchange) for exchange in self.exchanges]
         return msgspec.json.encode({"submissions": self.submissions, "charged": self.charged, "exchanges": exchanges})
@@ -461,7 +466,7 @@ class Simulator(ABC):
 
 class _Plan(msgspec.Struct, forbid_unknown_fields=True):
     push: list[Fault] = []
-    always: Fault | None | msgspec.UnsetType = msgspec.UNSET
+    always: Fault | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def _add(fields: dict[str, Any], name: str, value: str) -> None:

@@ -244,15 +244,26 @@ def check_fields(fields: dict[str, Any], rules: Mapping[str, Rule]) -> None:
 
 
 def _check_field(name: str, value: Any, rule: Rule) -> None:
-    if type(value) is not rule.kind:
+    given = type(value)
+    if given is not rule.kind:  # a boolean is no integer here
         message = f"Invalid type for '{name}': expected {TYPE_NAMES[rule.kind]}."
         raise refusal(message, param=name, code="invalid_type")
-    if rule.kind is str and not value:
+    if rule.kind is str:
+        _check_text(name, value, rule)
+    elif rule.kind is int:
+        _check_number(name, value, rule)
+
+
+def _check_text(name: str, value: str, rule: Rule) -> None:
+    if not value:
         raise refusal(f"Invalid '{name}': empty string.", param=name, code="empty_string")
     if rule.longest is not None and len(value) > rule.longest:
         raise refusal(f"Invalid '{name}': string too long.", param=name, code="string_above_max_length")
     if rule.choices and value not in rule.choices:
         raise refusal(f"Invalid value: '{value}'. Supported values are: {', '.join(rule.choices)}.", param=name)
+
+
+def _check_number(name: str, value: int, rule: Rule) -> None:
     if rule.smallest is not None and value < rule.smallest:
         raise refusal(f"Invalid '{name}': below {rule.smallest}.", param=name, code="integer_below_min_value")
     if rule.largest is not None and value > rule.largest:
@@ -381,7 +392,7 @@ def _opened(content: bytes, param: str) -> Image.Image:
 
 
 def _check_mask(mask: Image.Image, content: bytes, first: Image.Image, name: str) -> None:
-    if mask.format != "PNG" or not mask.has_transparency_data:
+    if mask.format != "PNG" or "A" not in mask.getbands():
         raise refusal(f"The {name} must be a PNG with an alpha channel.", param=name, code="invalid_image_file")
     if name == "mask" and len(content) >= LARGEST_MASK_BYTES:
         raise refusal("The mask must be less than 4 MB.", param=name, code="image_too_large")

@@ -4,15 +4,18 @@ Source: the provider sheet on local servers, 2026-11-23. As loose as those serve
 ignored, `response_format` defaults to `url` (LocalAI), errors are `{"detail": …}` with 422 (vLLM-Omni).
 """
 
+import contextlib
 import re
 import time
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pybase64
 
 from tests.simulators._base import Call, Refusal, Reply, Simulator, argument_parser, json_reply, run_by_hand
 from tests.simulators._pictures import picture, picture_of_bytes, stamped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FILES = "/generated-images/"
 KINDS: dict[str, tuple[type, ...]] = {
@@ -107,10 +110,7 @@ class OpenAICompatibleSimulator(Simulator):
             raise refusal("the body must be a form")
         if not any(part.name in {"image", "image[]"} for part in call.exchange.files):
             raise refusal("field required: image")
-        numbers = {
-            name: int(value) if int in KINDS.get(name, ()) and re.fullmatch(r"-?\d{1,9}", str(value)) else value
-            for name, value in call.fields.items()
-        }
+        numbers = {name: _typed(name, value) for name, value in call.fields.items()}
         return self._pictures(call, numbers)
 
     def _pictures(self, call: Call, fields: dict[str, Any]) -> Reply:
@@ -135,6 +135,14 @@ class OpenAICompatibleSimulator(Simulator):
             return {"b64_json": pybase64.b64encode(content).decode(), "url": None, "revised_prompt": None}
         self._files[name] = content
         return {"url": f"{self.root_url}{FILES}{name}"}
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Read the numbers of a form; what is none stays text, to be refused."""
+    for kind in KINDS.get(name, ()):
+        with contextlib.suppress(ValueError, TypeError):
+            return kind(value)
+    return value
 
 
 def _check(fields: dict[str, Any]) -> None:

@@ -93,6 +93,30 @@ def test_every_place_fills_the_picture(place: str) -> None:
     assert all(deviation > 4 for deviation in ImageStat.Stat(image).stddev)
 
 
+@pytest.mark.parametrize(
+    "weather", ["fog", "rain", "snow", "storm", "stars", "cloudy", "rainbow", "aurora", "moon", "autumn", "pastel"]
+)
+def test_every_weather_shows(weather: str) -> None:
+    assert difference(sketch("meadow at noon"), sketch(f"meadow at noon, {weather}")) > 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_subject_shows_in_its_scene(kind: str) -> None:
+    home = KINDS[kind].home
+    assert difference(sketch(home), sketch(f"{home} {kind}")) > 1
+
+
+def test_a_style_word_finishes_the_picture() -> None:
+    colourful, grey = sketch("a red meadow", 120, 120), sketch("a red meadow, monochrome", 120, 120)
+    assert share(colourful, lambda _h, s, v: s > 60 and v > 60) > 0.3
+    assert share(grey, lambda _h, s, v: s > 60 and v > 60) < 0.01
+
+
+def test_many_subjects_share_the_picture() -> None:
+    assert sketch("six foxes, six cats, a boat on dunes and robots in space").size == (96, 96)
+    assert sketch("a robot in space").tobytes() != sketch("a rocket in space").tobytes()
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("size", [(16, 16), (90, 50)])
 def test_every_style_changes_the_picture_and_keeps_its_size(style: str, size: tuple[int, int]) -> None:
@@ -190,6 +214,8 @@ def test_a_prompt_is_read_as_a_scene() -> None:
         ("palm tree", [Subject(kind="palm")]),
         ("a girl, children", [Subject(kind="girl"), Subject(kind="person", count=3)]),
         ("99 balloons", [Subject(kind="balloon", count=6)]),
+        ("a cat of 1984", [Subject(kind="cat")]),
+        ("in 1984 a cat", [Subject(kind="cat")]),
         ("0 cats", [Subject(kind="cat", count=3)]),
         ("scattered concatenation", []),
         ("a starry night of stars", []),
@@ -360,7 +386,7 @@ def test_a_variation_keeps_transparency() -> None:
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 @pytest.mark.parametrize("transparent", [False, True])
-def test_the_decoded_format_and_size_are_those_asked_for(output_format: OutputFormat, transparent: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_the_decoded_format_and_size_are_those_asked_for(*, output_format: OutputFormat, transparent: bool) -> None:
     image = draw(prompt="a cat", width=48, height=32, seed=1, transparent=transparent)
     body = encode(image, output_format=output_format, compression=None)
     decoded = Image.open(io.BytesIO(body))

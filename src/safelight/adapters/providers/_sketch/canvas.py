@@ -24,7 +24,7 @@ _GRAIN_LEVELS = tuple(min(255, 110 + level) for level in range(256))
 _SHADE_FROM = 14  # pixels of a box's shorter side from which shading can be seen
 
 
-def smooth(points: Sequence[Point], *, closed: bool = True, steps: int = 6) -> Path:
+def smooth(points: Sequence[Point], *, closed: bool = True, steps: int = 10) -> Path:
     """Draw a Catmull-Rom curve through the points."""
     count = len(points)
     path: Path = []
@@ -45,7 +45,9 @@ def _spline(p0: float, p1: float, p2: float, p3: float, t: float) -> float:
     return p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0)))
 
 
-def oval(cx: float, cy: float, rx: float, ry: float, degrees: float = 0.0, sides: int = 28) -> Path:
+def oval(cx: float, cy: float, rx: float, ry: float, degrees: float = 0.0, sides: int = 0) -> Path:
+    """Trace an ellipse; by itself it takes as many sides as its size in pixels calls for."""
+    sides = sides or int(min(96, max(12, 5 * math.sqrt(max(rx, ry)))))
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     corners = [(rx * math.cos(a), ry * math.sin(a)) for a in (math.tau * n / sides for n in range(sides))]
     return [(cx + x * cos - y * sin, cy + x * sin + y * cos) for x, y in corners]

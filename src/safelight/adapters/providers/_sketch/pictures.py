@@ -8,16 +8,17 @@ from dataclasses import replace
 from PIL import Image
 
 from safelight.adapters.providers._sketch.canvas import Canvas, oval, radial
-from safelight.adapters.providers._sketch.colours import SHADOW
+from safelight.adapters.providers._sketch.colours import RGB, SHADOW
 from safelight.adapters.providers._sketch.moods import Mood, mood_for
 from safelight.adapters.providers._sketch.places import PLACES
 from safelight.adapters.providers._sketch.skies import add_grain, draw_sky, draw_weather, finish_light
 from safelight.adapters.providers._sketch.styles import STYLES
-from safelight.adapters.providers._sketch.subjects import KINDS, colours_for, draw_subject
+from safelight.adapters.providers._sketch.subjects import KINDS, Kind, colours_for, draw_subject
 from safelight.adapters.providers._sketch.words import Scene, Subject, read
 
 _MOST_PIXELS = 1_600_000  # a larger picture is drawn at this size and enlarged, to bound time and memory
 _MOST_THINGS = 8
+_SIZES = (0.86, 0.72, 0.6, 0.52, 0.46, 0.42, 0.38)  # of each of two things, of three, …
 _PLAIN_PLACES = ("meadow", "mountains", "dunes", "lake", "sea")
 _UNNAMED_PLACES = ("abstract", "abstract", "abstract", *_PLAIN_PLACES)
 _LEVELS = {"ground": 0.86, "water": 0.8, "sky": 0.5, "middle": 0.72}  # where a subject's foot is, from the top
@@ -97,27 +98,30 @@ def _things(subjects: tuple[Subject, ...]) -> list[Subject]:
 
 
 def _slots(subjects: tuple[Subject, ...], rng: random.Random) -> list[tuple[Subject, float, float]]:
-    """Every single thing with its place across the picture (0 to 1) and its size in proportion to one alone."""
+    """Give every single thing its place across the picture (0 to 1), and its size in proportion to one alone."""
     things = _things(subjects)
     count = len(things)
-    if count == 1:
-        return [(things[0], rng.choice((0.44, 0.5, 0.56)), 1.0)]
-    scale = (0.86, 0.72, 0.6, 0.52, 0.46, 0.42, 0.38)[count - 2]
+    if count < 2:
+        return [(thing, rng.choice((0.44, 0.5, 0.56)), 1.0) for thing in things]
+    scale = _SIZES[count - 2]
     return [
         (thing, 0.5 + (n - (count - 1) / 2) * min(0.34, 0.8 / count) + rng.uniform(-0.015, 0.015), scale)
         for n, thing in enumerate(things)
     ]
 
 
+def _footing(kind: Kind, place: str) -> str:
+    """Choose what a subject stands on or hangs in, one of `_LEVELS`, at this place."""
+    if place in {"underwater", "space"}:
+        return "middle"
+    return "ground" if kind.stands == "water" and place not in _WET else kind.stands
+
+
 def _subjects(canvas: Canvas, mood: Mood, subjects: tuple[Subject, ...], place: str) -> None:
     for n, (subject, across, scale) in enumerate(_slots(subjects, canvas.rng)):
         kind = KINDS[subject.kind]
-        stands = kind.stands
-        if place == "underwater" or (place == "space" and stands != "water"):
-            stands = "middle"
-        elif stands == "water" and place not in _WET:
-            stands = "ground"
-        height = canvas.unit * kind.size * scale * canvas.rng.uniform(0.96, 1.04) * 1.06
+        stands = _footing(kind, place)
+        height = canvas.unit * kind.size * scale * canvas.rng.uniform(1.02, 1.1)
         floating = stands in {"sky", "middle"}
         x = canvas.width * 0.5 + (across - 0.5) * min(canvas.width, canvas.unit * 1.9)
         y = canvas.height * _LEVELS[stands] + canvas.unit * (n % 2) * (-0.1 if floating else 0.03)
@@ -132,7 +136,7 @@ def _subjects(canvas: Canvas, mood: Mood, subjects: tuple[Subject, ...], place: 
         draw_subject(canvas, subject.kind, roles, x=x, y=y, height=height, flip=flip, tilt=tilt)
 
 
-def _reflection(canvas: Canvas, colour: tuple[int, int, int], x: float, y: float, height: float) -> None:
+def _reflection(canvas: Canvas, colour: RGB, x: float, y: float, height: float) -> None:
     strips = [
         oval(
             x + canvas.rng.uniform(-0.05, 0.05) * height,

@@ -27,35 +27,20 @@ Painter: TypeAlias = Callable[[Canvas, Mood, float], None]
 _SAND = from_hex("E3B871")
 
 
-def _dune(canvas: Canvas, colour: RGB, cx: float, top: float, half: float, base: float) -> None:
-    """One dune: a lit flank, and a shadowed one behind an S-shaped crest that runs down from the peak."""
+def _dune(canvas: Canvas, colour: RGB, cx: float, top: float, half: float, base: float, foot: float) -> None:
+    """One dune: a lit flank, and a shadowed one behind an S-shaped crest that runs down from the peak to `foot`."""
     side, height, bottom = -canvas.light, base - top, canvas.height + 2.0
-    lit = [
-        (cx - side * half, base),
-        (cx - side * half * 0.6, base - height * 0.2),
-        (cx - side * half * 0.22, base - height * 0.72),
-    ]
-    back = [
-        (cx + side * half * 0.3, base - height * 0.62),
-        (cx + side * half * 0.7, base - height * 0.2),
-        (cx + side * half * 1.1, base),
-    ]
-    body = smooth([*lit, (cx, top), *back], closed=False)
-    canvas.paint(
-        [[*body, (cx + side * half * 1.1, bottom), (cx - side * half, bottom)]],
-        lift(colour, 0.22),
-        colour,
-        lift(colour, -0.12),
-    )
-    crest: list[Point] = [
-        (cx, top), (cx + side * half * 0.1, base - height * 0.66), (cx - side * half * 0.04, base - height * 0.3),
-        (cx + side * half * 0.26, base + height * 0.2), (cx + side * half * 0.1, bottom),
-    ]  # fmt: skip
-    shadow = [
-        *smooth(crest, closed=False),
-        (cx + side * half * 1.1, bottom),
-        *smooth([(cx, top), *back], closed=False)[::-1],
-    ]
+
+    def at(across: float, up: float) -> Point:
+        return cx + side * half * across, base - height * up
+
+    front = [(cx - side * half * 2.4, foot), at(-1.0, 0.05), at(-0.6, 0.22), at(-0.22, 0.72)]
+    back = [at(0.3, 0.62), at(0.7, 0.26), at(1.1, 0.05), (cx + side * half * 2.4, foot)]
+    slope = smooth([(cx, top), *back], closed=False)
+    body = [*smooth([*front, (cx, top)], closed=False), *slope, (slope[-1][0], bottom), (front[0][0], bottom)]
+    canvas.paint([body], lift(colour, 0.22), colour, lift(colour, -0.12))
+    crest = [(cx, top), at(0.1, 0.66), at(-0.04, 0.3), at(0.26, -0.2), (cx + side * half * 0.1, bottom)]
+    shadow = [*smooth(crest, closed=False), (slope[-1][0], bottom), *slope[::-1]]
     canvas.paint([shadow], lift(colour, -0.26), lift(colour, -0.14), colour, alpha=0.85)
 
 
@@ -69,7 +54,8 @@ def _dunes(canvas: Canvas, mood: Mood, horizon: float) -> None:
         for n in range(max(1, round(spread * 1.2 / size))):
             x = canvas.width * (n + canvas.rng.uniform(0.2, 0.8)) / max(1, round(spread * 1.2 / size))
             top = horizon + depth * level - unit * size * canvas.rng.uniform(0.12, 0.19)
-            _dune(canvas, tone, x, top, unit * size * canvas.rng.uniform(0.55, 0.75), horizon + depth * (level + 0.2))
+            base = horizon + depth * (level + 0.2)
+            _dune(canvas, tone, x, top, unit * size * canvas.rng.uniform(0.55, 0.75), base, base + depth * 0.14)
     _ripples(canvas, lift(mood.far(colour, 0), -0.3), horizon + depth * 0.78)
 
 

@@ -253,12 +253,12 @@ THINGS = {
     "kite": """
         line ink/70 .8 0 38 6 8 -8 -30 -16 -70 -8 -120
         line accent 1.8 0 8 10 -6 2 -22 14 -38 8 -54
-        poly accent 10 -6 19 -1 18 -12
-        poly accent 10 -6 1 -2 2 -13
+        poly base 10 -6 19 -1 18 -12
+        poly base 10 -6 1 -2 2 -13
         poly gold 2 -22 11 -18 10 -28
         poly gold 2 -22 -7 -18 -6 -28
-        poly accent 14 -38 23 -34 22 -44
-        poly accent 14 -38 5 -34 6 -45
+        poly base 14 -38 23 -34 22 -44
+        poly base 14 -38 5 -34 6 -45
         poly light 0 100 -32 64 0 64
         poly base 0 100 32 64 0 64
         poly base -32 64 0 8 0 64

@@ -19,6 +19,8 @@ Corners: TypeAlias = tuple[int, int, int, int, int, int, int, int]
 Box: TypeAlias = tuple[int, int, int, int]
 
 _CELLS = 6
+_STRIP = 256  # rows
+_FILL_SIDE = 512  # pixels; a filled-in ground is soft, so it is made no finer than this
 _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N"}
 
 
@@ -46,15 +48,18 @@ def edit(*, image: Image.Image, mask: Image.Image | None, prompt: str, seed: int
 def vary(*, image: Image.Image, seed: int) -> Image.Image:
     """Paint the same subject again: its palette shifted, gently warped, with a brush's texture. Same size."""
     rng = random.Random(seed_number(seed, "vary"))
-    plain = _plain(image)
-    alpha = plain.getchannel("A") if plain.mode == "RGBA" else None
-    mesh = _mesh(plain.size, rng)
-    painted = _shifted(plain.convert("RGB"), rng).transform(
-        plain.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
-    )
-    painted = _brushed(painted, rng)
+    painted = _plain(image)
+    mesh, palette = _mesh(painted.size, rng), _palette(rng)
+    painted = painted.transform(painted.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+    alpha = painted.getchannel("A") if painted.mode == "RGBA" else None
+    painted = painted.convert("RGB").filter(ImageFilter.GaussianBlur(min(painted.size) / 400))
+    streaks = _streaks(painted.size, rng)
+    for top in range(0, painted.height, _STRIP):  # in strips, as each step copies what it works on
+        strip = (0, top, painted.width, min(painted.height, top + _STRIP))
+        shifted = painted.crop(strip).convert("HSV").point(palette).convert("RGB")
+        painted.paste(ImageChops.soft_light(shifted, Image.merge("RGB", [streaks.crop(strip)] * 3)), strip)
     if alpha is not None:
-        painted.putalpha(alpha.transform(plain.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR))
+        painted.putalpha(alpha)
     return painted
 
 
@@ -94,8 +99,12 @@ def _filled(image: Image.Image, change: Image.Image, box: Box) -> Image.Image:
     margin = 8 + max(box[2] - box[0], box[3] - box[1]) // 8
     left, top = max(0, box[0] - margin), max(0, box[1] - margin)
     around = (left, top, min(image.width, box[2] + margin), min(image.height, box[3] + margin))
-    grown = _grown(image.crop(around).convert("RGB"), ImageChops.invert(change.crop(around)))
-    return grown.crop((box[0] - left, box[1] - top, box[2] - left, box[3] - top))
+    coarser = max(1, max(around[2] - left, around[3] - top) // _FILL_SIDE)
+    near, keep = image.crop(around).convert("RGB").reduce(coarser), ImageChops.invert(change.crop(around))
+    grown = _grown(near, keep.reduce(coarser))
+    inner = tuple((edge - (left, top)[n % 2]) / coarser for n, edge in enumerate(box))
+    size = (box[2] - box[0], box[3] - box[1])
+    return grown.resize(size, Image.Resampling.BICUBIC, box=(inner[0], inner[1], inner[2], inner[3]))
 
 
 def _grown(image: Image.Image, keep: Image.Image) -> Image.Image:
@@ -121,7 +130,7 @@ def _overpaint(image: Image.Image, prompt: str, seed: int) -> Image.Image:
     """Put the picture in the prompt's light and, if it names one, its place; then add its subjects and style."""
     scene, number = read(prompt), seed_number(seed, prompt)
     named = [STYLES[style] for style in scene.styles if style in STYLES]
-    painted = image.convert("RGB")
+    painted = image if image.mode == "RGB" else image.convert("RGB")
     if not named or scene.time or scene.place or scene.tints:
         painted = _relit(painted, replace(scene, styles=()), number)
     if scene.subjects:
@@ -144,7 +153,7 @@ def _relit(image: Image.Image, scene: Scene, number: int) -> Image.Image:
         )
     else:
         veil = gradient(mood.sky, *image.size)
-    lit = ImageChops.multiply(image, Image.new("RGB", image.size, mood.ambient))
+    lit = image.point([level * part // 255 for part in mood.ambient for level in range(256)])
     return Image.blend(lit, veil, 0.4 if scene.place else 0.28)
 
 
@@ -176,26 +185,18 @@ def _quad(corners: list[list[tuple[float, float]]], row: int, column: int) -> Co
     return a, b, c, d, e, f, g, h
 
 
-def _shifted(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Hues turned by 9 to 22 degrees either way, saturation and tone a little."""
+def _palette(rng: random.Random) -> list[int]:
+    """Make a table for HSV: hues turned by 9 to 22 degrees either way, saturation and tone changed a little."""
     turned = round(rng.choice((-1, 1)) * rng.uniform(9, 22) * 256 / 360)
     richer, curve = rng.uniform(0.8, 1.1), rng.uniform(0.85, 1.15)
-    tables = (
-        [(level + turned) % 256 for level in range(256)],
-        [min(255, round(level * richer)) for level in range(256)],
-        [round(255 * (level / 255) ** curve) for level in range(256)],
-    )
-    return image.convert("HSV").point([level for table in tables for level in table]).convert("RGB")
+    hues = [(level + turned) % 256 for level in range(256)]
+    saturations = [min(255, round(level * richer)) for level in range(256)]
+    return hues + saturations + [round(255 * (level / 255) ** curve) for level in range(256)]
 
 
-def _brushed(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Strokes as streaks of lighter and darker paint along one direction, over slightly flattened colours."""
-    along = max(1.0, min(image.size) / 60)
+def _streaks(size: tuple[int, int], rng: random.Random) -> Image.Image:
+    """Paint streaks of light and dark around 128, along one direction; mode L."""
+    along = max(1.0, min(size) / 60)
     radii = (along, 0.5) if rng.random() < 0.5 else (0.5, along)
-    streaks = (
-        noise(*image.size, rng)
-        .filter(ImageFilter.BoxBlur(radii))
-        .point([min(255, max(0, 128 + (level - 128) * 3 // 4)) for level in range(256)])
-    )
-    dabs = image.filter(ImageFilter.GaussianBlur(min(image.size) / 400))
-    return ImageChops.soft_light(dabs, Image.merge("RGB", (streaks, streaks, streaks)))
+    levels = [128 + (level - 128) * 3 // 4 for level in range(256)]
+    return noise(*size, rng).filter(ImageFilter.BoxBlur(radii)).point(levels)

@@ -12,7 +12,11 @@ from safelight.adapters.providers._sketch.recipes import RECIPES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How a subject wants to be shown: `size` is its height as a share of the picture's shorter side."""
+    """How a subject wants to be shown.
+
+    `size` is its height as a share of the picture's shorter side, `home` the place where it is drawn if the prompt
+    names none, and `stands` tells where in it: ground, water, sky or middle.
+    """
 
     size: float
     colour: RGB
@@ -78,6 +82,7 @@ _FIXED = {
     "glass": from_hex("B4DAE4"),
     "glow": from_hex("FFE39A"),
 }
+_SMALL = 110  # pixels of height up to which coarse curves look smooth
 _UNLIT = frozenset({"glow"})  # shines by itself, whatever the light
 
 
@@ -130,7 +135,7 @@ def draw_subject(
 ) -> None:
     """Draw the subject standing at (x, y), `height` pixels tall, leaning by `tilt` degrees around its middle."""
     place = _placement(x, y, height / 100, -1 if flip else 1, math.radians(tilt))
-    for part in _parts(name):
+    for part in _parts(name, 4 if height < _SMALL else 12):
         paths: list[Path] = [[place(point) for point in path] for path in part.paths]
         colour = roles[part.role]
         fill = (lift(colour, 0.12), colour, lift(colour, -0.1)) if part.solid else (colour,)
@@ -147,14 +152,15 @@ def _placement(x: float, y: float, scale: float, side: int, angle: float) -> Cal
 
 
 @cache
-def _parts(name: str) -> tuple[_Part, ...]:
-    return tuple(_parse(line.split()) for line in RECIPES[name].strip().splitlines())
+def _parts(name: str, steps: int) -> tuple[_Part, ...]:
+    """Read a recipe; `steps` is how finely its curves are drawn."""
+    return tuple(_parse(line.split(), steps) for line in RECIPES[name].strip().splitlines())
 
 
-def _parse(words: list[str]) -> _Part:
+def _parse(words: list[str], steps: int) -> _Part:
     shape, (role, _, percent) = words[0], words[1].partition("/")
     numbers = [float(word) for word in words[2:]]
-    paths = _SHAPES[shape.removesuffix("*")](numbers)
+    paths = _SHAPES[shape.removesuffix("*")](numbers, steps)
     if shape.endswith("*"):
         paths = [*paths, *([(-x, y) for x, y in path] for path in paths)]
     return _Part(
@@ -169,34 +175,43 @@ def _pairs(numbers: Sequence[float]) -> Path:
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _ring(numbers: list[float]) -> list[Path]:
+def _blob(numbers: list[float], steps: int) -> list[Path]:
+    return [smooth(_pairs(numbers), steps=steps)]
+
+
+def _poly(numbers: list[float], _steps: int) -> list[Path]:
+    return [_pairs(numbers)]
+
+
+def _oval(numbers: list[float], steps: int) -> list[Path]:
+    cx, cy, rx, ry, *turned = numbers
+    return [oval(cx, cy, rx, ry, turned[0] if turned else 0.0, sides=5 * steps)]
+
+
+def _ring(numbers: list[float], steps: int) -> list[Path]:
     cx, cy, count, radius, rx, ry = numbers
     angles = [math.tau * n / count for n in range(int(count))]
     return [
-        oval(cx + radius * math.sin(a), cy + radius * math.cos(a), rx, ry, -math.degrees(a), sides=16) for a in angles
+        oval(cx + radius * math.sin(a), cy + radius * math.cos(a), rx, ry, -math.degrees(a), sides=4 * steps)
+        for a in angles
     ]
 
 
-def _oval(numbers: list[float]) -> list[Path]:
-    cx, cy, rx, ry, *turned = numbers
-    return [oval(cx, cy, rx, ry, turned[0] if turned else 0.0)]
+def _line(numbers: list[float], steps: int) -> list[Path]:
+    return stroke(smooth(_pairs(numbers[1:]), closed=False, steps=steps), numbers[0])
 
 
-def _hoop(numbers: list[float]) -> list[Path]:
+def _hoop(numbers: list[float], steps: int) -> list[Path]:
     width, cx, cy, radius = numbers
-    circle = oval(cx, cy, radius, radius)
+    circle = oval(cx, cy, radius, radius, sides=5 * steps)
     return stroke([*circle, circle[0]], width)
 
 
-def _line(numbers: list[float]) -> list[Path]:
-    return stroke(smooth(_pairs(numbers[1:]), closed=False, steps=5), numbers[0])
-
-
-_SHAPES: dict[str, Callable[[list[float]], list[Path]]] = {
-    "blob": lambda numbers: [smooth(_pairs(numbers))],
-    "poly": lambda numbers: [_pairs(numbers)],
+_SHAPES: dict[str, Callable[[list[float], int], list[Path]]] = {
+    "blob": _blob,
+    "poly": _poly,
     "oval": _oval,
-    "line": _line,
     "ring": _ring,
+    "line": _line,
     "hoop": _hoop,
 }

@@ -217,7 +217,7 @@ class _Reader:
             self.tints += self._claim()
         elif name in _COLOURED or name in _SUBJECT_OF:
             self._take_subject(name, plural=name != word)
-        elif name in _COUNTS or name.isdecimal():
+        elif name in _COUNTS or (name.isdecimal() and len(name) < 3):  # a longer number is a year or a size
             self.count = _COUNTS.get(name) or min(_MAX_COUNT, int(name))
         elif name in _SHADES:
             self.shade = _SHADES[name]
