@@ -20,6 +20,7 @@ from safelight.sink import Sink
 _PIECE_CHARS = 64 * 1024  # base64 text decoded at a time: large enough for the codec, small enough for many requests
 _PIECE_BYTES = _PIECE_CHARS // 4 * 3
 _LONGEST_DATA_URL_HEADER = 256
+_LOOK_BACK_BYTES = 128
 _LONGEST_ESCAPE = len(rb"\u0041")
 
 _WHITESPACE = b" \t\r\n"
@@ -92,8 +93,21 @@ class Placeholders:
         return f"lifted:{next(self._numbers)}:{self._token}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextMembers:
+    """Members that hold text, not base64: `threshold` holds for their values instead of the general one."""
+
+    names: tuple[str, ...]
+    threshold: int
+
+
 async def lift(
-    chunks: AsyncIterator[bytes], open_sink: OpenSink, *, threshold: int = 16 * 1024, max_json_bytes: int
+    chunks: AsyncIterator[bytes],
+    open_sink: OpenSink,
+    *,
+    threshold: int = 16 * 1024,
+    texts: TextMembers | None = None,
+    max_json_bytes: int,
 ) -> Lifted:
     """Read a JSON text and lift out every string value with more than `threshold` bytes of JSON text.
 
@@ -101,7 +115,7 @@ async def lift(
     rest of the text, at most `max_json_bytes`, is returned unparsed. The caller owns the sinks that were closed
     before an error. Raises `LiftError`, and whatever `chunks` or a sink raises.
     """
-    lifter = _Lifter(open_sink, threshold=threshold, max_json_bytes=max_json_bytes)
+    lifter = _Lifter(open_sink, threshold=threshold, texts=texts, max_json_bytes=max_json_bytes)
     # A string that begins and ends inside one window is then never over the threshold.
     window_bytes = min(_PIECE_CHARS, threshold + len(b'""'))
     try:
@@ -121,9 +135,11 @@ def _windows(chunk: bytes, size_bytes: int) -> Iterator[bytes]:
 class _Lifter:
     """Walks through the text window by window. `feed`, then `end`; `abort` after an error in either."""
 
-    def __init__(self, open_sink: OpenSink, *, threshold: int, max_json_bytes: int) -> None:
+    def __init__(self, open_sink: OpenSink, *, threshold: int, texts: TextMembers | None, max_json_bytes: int) -> None:
         self._open_sink = open_sink
-        self._threshold = threshold
+        self._general_threshold = self._threshold = threshold
+        self._text_threshold = texts.threshold if texts else threshold
+        self._text_name = _before_value_of(texts.names) if texts else None
         self._max_json_bytes = max_json_bytes
         self._placeholders = Placeholders()
         self._json = bytearray()
@@ -163,6 +179,9 @@ class _Lifter:
         end = _end_of(_WHOLE_STRINGS, data, start)
         self._keep(data[start:end])
         self._in_string = end < len(data)
+        if self._in_string and self._text_name is not None:
+            is_text = self._text_name.search(self._json[-_LOOK_BACK_BYTES:]) is not None
+            self._threshold = self._text_threshold if is_text else self._general_threshold
         return end + 1
 
     async def _within_string(self, data: bytes, start: int) -> int:
@@ -207,6 +226,10 @@ class _Lifter:
         if len(self._json) + len(text) > self._max_json_bytes:
             raise JsonTooLarge(f"the JSON text, apart from base64 values, exceeds {self._max_json_bytes} bytes")
         self._json += text
+
+
+def _before_value_of(names: tuple[str, ...]) -> re.Pattern[bytes]:
+    return re.compile(rb'[{,][ \t\r\n]*"(?:%b)"[ \t\r\n]*:[ \t\r\n]*$' % "|".join(names).encode())
 
 
 def _text_end(data: bytes, start: int) -> int:
@@ -281,6 +304,15 @@ class _LongString:
         sink = self._sink or await self._open_sink(self.placeholder)
         self._sink = None
         await sink.close()
+
+
+def decode(text: str) -> bytes | None:
+    """Decode one value that is held already, as `lift` would have; `None` when it is no base64."""
+    decoder = _Base64Decoder()
+    try:
+        return decoder.feed(msgspec.json.encode(text)[1:-1]) + decoder.finish()
+    except _NotBase64Error:
+        return None
 
 
 class _NotBase64Error(Exception):

@@ -8,12 +8,15 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import to_json
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from safelight.domain.errors import ConfigurationError
 from safelight.domain.plan import OnUnknown
 
 _ENV_PREFIX = "env."
+_OTHER_VARIABLES = ("SAFELIGHT_CONFIG", "SAFELIGHT_URL", "SAFELIGHT_ADMIN_KEY", "SAFELIGHT_ENCRYPTION_KEY")
 _NOT_YET: Any = Field(default=None, description="Comes with a later release.")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -150,7 +153,7 @@ def load(path: Path | None, overrides: Mapping[str, Any], usual_keys: Mapping[st
     Without a file, each provider of `usual_keys` (name to variable) whose variable is set is switched on. Raises
     `ConfigurationError` with what to change.
     """
-    path = path or (Path(os.environ["SAFELIGHT_CONFIG"]) if os.environ.get("SAFELIGHT_CONFIG") else None)
+    path = settings_file(path)
     missing: dict[str, str] = {}
     said = _resolved(_file(path), "", missing) if path else _usual_providers(usual_keys)
     _refuse_missing_keys(missing)
@@ -158,6 +161,17 @@ def load(path: Path | None, overrides: Mapping[str, Any], usual_keys: Mapping[st
         return _above(said)(**overrides)
     except ValidationError as error:
         raise ConfigurationError(_explained(error, path)) from error
+
+
+def settings_file(path: Path | None) -> Path | None:
+    """The file that the settings come from: the one asked for, else that of SAFELIGHT_CONFIG, else none."""
+    usual = os.environ.get("SAFELIGHT_CONFIG")
+    return path or (Path(usual) if usual else None)
+
+
+def usual_gateway() -> str | None:
+    """The gateway that commands talk to when they are told nothing else: that of SAFELIGHT_URL."""
+    return os.environ.get("SAFELIGHT_URL") or None
 
 
 def _above(said: Mapping[str, Any]) -> type[Settings]:
@@ -232,13 +246,29 @@ def _explained(error: ValidationError, path: Path | None) -> str:
     return f"{source} cannot be used:\n  " + "\n  ".join(lines)
 
 
+def stray_variables() -> list[str]:
+    """SAFELIGHT_* variables that are no setting, such as SAFELIGHT_SERVER_PORT with one underscore too few."""
+    known = {f"SAFELIGHT_{name.replace('.', '__').upper()}" for name, _, _ in describe()}
+    known |= {f"SAFELIGHT_{name.upper()}" for name in Settings.model_fields} | set(_OTHER_VARIABLES)
+    ours = (name for name in os.environ if name.upper().startswith("SAFELIGHT_"))
+    return sorted(name for name in ours if name.upper() not in known and "PROVIDERS__" not in name.upper())
+
+
 def describe(model: type[BaseModel] = Settings, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Every setting as (name, default, help), for the documentation and its test."""
+    """Every setting as (name, default, help), for the command line, the documentation and its test."""
     found: list[tuple[str, str, str]] = []
     for name, info in model.model_fields.items():
         inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             found += describe(inner, f"{prefix}{name}.")
         else:
-            found.append((f"{prefix}{name}", repr(info.get_default(call_default_factory=True)), info.description or ""))
+            found.append((f"{prefix}{name}", _default(info), info.description or ""))
+    if model is Settings:
+        found += describe(ProviderEntrySettings, "providers.NAME.")
+        found += describe(KeySettings, "providers.NAME.keys[].")
     return found
+
+
+def _default(info: FieldInfo) -> str:
+    """As it would stand in the settings file."""
+    return "(required)" if info.is_required() else to_json(info.get_default(call_default_factory=True)).decode()

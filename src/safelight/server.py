@@ -1,9 +1,10 @@
 """Serves a gateway over HTTP until it is told to stop."""
 
 import asyncio
+import contextlib
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from types import FrameType
 
 import structlog
@@ -12,6 +13,7 @@ import uvicorn
 from safelight.adapters.data_dir import acquire
 from safelight.config import Settings
 from safelight.domain.errors import ConfigurationError
+from safelight.http_protocol import HttpProtocol
 from safelight.wiring import Gateway
 
 log = structlog.get_logger(__name__)
@@ -44,18 +46,50 @@ def address_of(listener: socket.socket) -> str:
 async def serve(settings: Settings, listener: socket.socket, *, started: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then shut down in order; a second signal hurries.
 
-    `started` gets the address once requests are answered. Raises `ConfigurationError`, `StorageError`,
-    `DataDirInUse`.
+    `started` gets the address once requests are answered and signals are heard. Raises `ConfigurationError`,
+    `StorageError`, `DataDirInUse`.
     """
     address = address_of(listener)
+    async with _opened(settings, address) as gateway:
+        await _Server(gateway, started=lambda: started(address)).serve(sockets=[listener])
+
+
+@contextlib.asynccontextmanager
+async def embedded(settings: Settings, *, waiting: Callable[[float], None]) -> AsyncIterator[str]:
+    """Run a gateway within this process, on a free loopback port, as long as the context lasts; gives its address.
+
+    At the end, calls that are out are cut off and go on at the next start, unless a repeat would cost money: those
+    get `shutdown_grace` seconds, which `waiting` is told. Raises as `serve` does.
+    """
+    private = settings.server.model_copy(update={"host": "127.0.0.1", "port": 0, "public_url": None})
+    settings = settings.model_copy(update={"server": private})
+    listener = listen(settings)
+    address = address_of(listener)
+    with contextlib.closing(listener):
+        async with _opened(settings, address) as gateway:
+            server = _EmbeddedServer(gateway)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                yield address
+            finally:
+                if gateway.has_paid_calls_out:
+                    waiting(settings.jobs.shutdown_grace)
+                    await gateway.drain()
+                server.should_exit = True
+                await serving
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings, address: str) -> AsyncIterator[Gateway]:
     data_dir = acquire(settings.storage.data_dir, address=address)
-    gateway = Gateway(settings, data_dir)
+    try:
+        gateway = Gateway(settings, data_dir)
+    except BaseException:
+        data_dir.release()
+        raise
     try:
         await gateway.start()
-        server = _Server(gateway)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        started(address)
-        await serving
+        yield gateway
     finally:
         await gateway.close()
 
@@ -63,23 +97,30 @@ async def serve(settings: Settings, listener: socket.socket, *, started: Callabl
 class _Server(uvicorn.Server):
     """Drains the gateway before the listening socket is closed, so that pollers are answered to the end."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, *, started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 gateway.app,
-                http="httptools",
+                http=HttpProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=_CONNECTION_GRACE_S,
             )
         )
         self._gateway = gateway
+        self._tell_started = started
         self._loop = asyncio.get_running_loop()
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, then tell."""
+        await super().startup(sockets)
+        self._tell_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain at the first signal, stop at the second."""
@@ -97,3 +138,15 @@ class _Server(uvicorn.Server):
     async def _drain(self) -> None:
         await self._gateway.drain()
         self.should_exit = True
+
+
+class _EmbeddedServer(_Server):
+    """Leaves the signals to the command that it serves."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(gateway, started=lambda: None)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Capture none."""
+        yield

@@ -5,19 +5,22 @@ import contextlib
 import secrets
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import structlog
 from starlette.applications import Starlette
 
 from safelight.adapters.bell import LocalBell
-from safelight.adapters.blobs import ObjectBlobStore
+from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.clock import SystemClock
-from safelight.adapters.data_dir import DataDir
+from safelight.adapters.data_dir import DataDir, database_of
 from safelight.adapters.fetch import HttpPictureFetcher
 from safelight.adapters.images import JobWorkspace
-from safelight.adapters.providers._base import ProviderSettings
+from safelight.adapters.providers._base import ProviderModule, ProviderSettings
 from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import load_providers
+from safelight.adapters.sqlite.inspection import SqliteInspection
 from safelight.adapters.sqlite.jobs import SqliteJobStore
 from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.api.app import create_app
@@ -46,6 +49,11 @@ def usual_keys() -> Mapping[str, str]:
     return {name: module.env_key for name, module in load_providers().items() if module.env_key}
 
 
+def provider_modules() -> Mapping[str, ProviderModule[Any]]:
+    """The kinds of providers that there are."""
+    return load_providers()
+
+
 def provider_settings(name: str, entry: ProviderEntrySettings) -> ProviderSettings:
     """An entry of the settings file as the provider modules take it."""
     return ProviderSettings(
@@ -61,37 +69,51 @@ def provider_settings(name: str, entry: ProviderEntrySettings) -> ProviderSettin
     )
 
 
+def known_entries(settings: Settings) -> Mapping[str, ProviderEntrySettings]:
+    """All entries of the settings, and `builtin`, which needs none."""
+    return {BUILTIN: ProviderEntrySettings(), **settings.providers}
+
+
 def enabled_providers(settings: Settings) -> Mapping[str, ProviderEntrySettings]:
     """The entries that are on; `builtin` always is, unless it is switched off by name."""
-    entries = {BUILTIN: ProviderEntrySettings(), **settings.providers}
-    return {name: entry for name, entry in entries.items() if entry.enabled}
+    return {name: entry for name, entry in known_entries(settings).items() if entry.enabled}
 
 
 def open_providers(settings: Settings, sessions: HttpSessions) -> dict[ProviderName, ProviderEntry]:
     """Make every enabled provider; raises `ConfigurationError`. Sends nothing."""
+    entries = enabled_providers(settings)
+    return {ProviderName(name): open_provider(name, entry, sessions) for name, entry in entries.items()}
+
+
+def open_provider(name: str, entry: ProviderEntrySettings, sessions: HttpSessions) -> ProviderEntry:
+    """Make one provider; raises `ConfigurationError`. Sends nothing."""
     modules = load_providers()
-    opened: dict[ProviderName, ProviderEntry] = {}
-    for name, entry in enabled_providers(settings).items():
-        module = modules.get(entry.type or name)
-        if module is None:
-            known = ", ".join(sorted(modules))
-            raise ConfigurationError(
-                f"providers.{name}: there is no provider type {entry.type or name!r}; known: {known}"
-            )
-        if module.needs_key and not entry.keys:
-            raise ConfigurationError(
-                f"providers.{name} has no key: set {module.env_key} and write keys: [{{value: env.{module.env_key}}}], "
-                "or take it out; the model builtin/sketch needs no key"
-            )
-        wanted = module.settle(provider_settings(name, entry))
-        opened[wanted.name] = ProviderEntry(
-            provider=module.open(wanted, sessions),
-            keys=_keys(name, entry.keys),
-            repeatable=bool(wanted.repeatable),
-            retry=wanted.retry,
-            concurrency=wanted.concurrency,
+    module = modules.get(entry.type or name)
+    if module is None:
+        known = ", ".join(sorted(modules))
+        raise ConfigurationError(f"providers.{name}: there is no provider type {entry.type or name!r}; known: {known}")
+    if module.needs_key and not entry.keys:
+        raise ConfigurationError(
+            f"providers.{name} has no key: set {module.env_key} and write keys: [{{value: env.{module.env_key}}}], "
+            "or take it out; the model builtin/sketch needs no key"
         )
-    return opened
+    wanted = module.settle(provider_settings(name, entry))
+    return ProviderEntry(
+        provider=module.open(wanted, sessions),
+        keys=_keys(name, entry.keys),
+        repeatable=bool(wanted.repeatable),
+        retry=wanted.retry,
+        concurrency=wanted.concurrency,
+    )
+
+
+def open_inspection(folder: Path) -> SqliteInspection | None:
+    """Look into the database of a data folder, which may be in use; `None` when there is none yet.
+
+    Raises `ConfigurationError`, `StorageError`.
+    """
+    path = database_of(folder)
+    return SqliteInspection(path) if path.exists() else None
 
 
 def _keys(name: str, keys: tuple[KeySettings, ...]) -> tuple[KeyEntry, ...]:
@@ -115,8 +137,9 @@ class Gateway:
         self._clock = SystemClock()
         self._bell = LocalBell()
         self._sessions = open_sessions()
+        self._fetcher = HttpPictureFetcher()
         self._providers = open_providers(settings, self._sessions)
-        self._blobs = ObjectBlobStore.open_folder(data_dir.blobs)
+        self._blobs = LocalBlobStore(data_dir.blobs)
         self._store = SqliteJobStore(data_dir.database)
         self._queue = SqliteQueue(
             self._store,
@@ -139,13 +162,21 @@ class Gateway:
         return entry.concurrency if entry else _UNKNOWN_LANE_SLOTS
 
     def workspace(self, job_id: JobId) -> JobWorkspace:
-        """A job's folder for images from providers."""
+        """A job's images from providers."""
         limits = self._settings.jobs
-        return JobWorkspace(self._blobs, job_id, max_bytes=limits.max_output_image, max_pixels=_MOST_OUTPUT_PIXELS)
+        return JobWorkspace(
+            self._blobs,
+            job_id,
+            clock=self._clock,
+            max_bytes=limits.max_output_image,
+            max_pixels=_MOST_OUTPUT_PIXELS,
+        )
 
     def _intake_workspace(self, job_id: JobId) -> JobWorkspace:
         limits = self._settings.server
-        return JobWorkspace(self._blobs, job_id, max_bytes=limits.max_image, max_pixels=limits.max_pixels)
+        return JobWorkspace(
+            self._blobs, job_id, clock=self._clock, max_bytes=limits.max_image, max_pixels=limits.max_pixels
+        )
 
     async def start(self) -> None:
         """Make the application; take up the jobs that an earlier process left."""
@@ -177,7 +208,7 @@ class Gateway:
             store=self._store,
             providers=self._providers,
             workspace=self.workspace,
-            fetcher=HttpPictureFetcher(),
+            fetcher=self._fetcher,
             bell=self._bell,
             clock=self._clock,
             on_unknown=self._settings.jobs.on_unknown,
@@ -205,6 +236,11 @@ class Gateway:
                 orphans_at = self._clock.now() + _ORPHANS_EVERY
             await asyncio.sleep(self._settings.jobs.sweep_interval)
 
+    @property
+    def has_paid_calls_out(self) -> bool:
+        """Whether a provider is being called whose repeat may cost money."""
+        return any(not self._providers[name].repeatable for name in self._queue.running & self._providers.keys())
+
     async def drain(self) -> None:
         """Start nothing any more; give running calls `shutdown_grace` seconds; leave the rest for the next start."""
         self._accepting = False
@@ -222,6 +258,8 @@ class Gateway:
         for entry in self._providers.values():
             with contextlib.suppress(Exception):
                 await entry.provider.close()
+        await self._fetcher.close()
         await self._sessions.close()
         await self._store.close()
+        await self._blobs.close()
         self._data_dir.release()

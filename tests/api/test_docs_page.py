@@ -3,9 +3,9 @@ import re
 import pytest
 import yaml
 from starlette.applications import Starlette
-from tests.api.asgi import request
 
 from safelight.api.docs import ASSETS, HERE, docs_routes, openapi_document
+from tests.api.asgi import request
 
 APP = Starlette(routes=docs_routes())
 

@@ -39,7 +39,7 @@ class DataDir:
     @property
     def database(self) -> Path:
         """The SQLite file."""
-        return self.path / "safelight.db"
+        return database_of(self.path)
 
     @property
     def blobs(self) -> Path:
@@ -49,6 +49,11 @@ class DataDir:
     def release(self) -> None:
         """Let others use the folder."""
         self.lock.close()
+
+
+def database_of(path: Path) -> Path:
+    """Where the SQLite file of a data folder is, whoever uses it."""
+    return path / "safelight.db"
 
 
 def acquire(path: Path, *, address: str | None = None) -> DataDir:
@@ -67,6 +72,19 @@ def acquire(path: Path, *, address: str | None = None) -> DataDir:
     lock.write(msgspec.json.encode(Holder(pid=os.getpid(), address=address)))
     lock.flush()
     return DataDir(path=path, lock=lock)
+
+
+def check_free(path: Path) -> None:
+    """Raise `DataDirInUse` when a process uses the folder; changes nothing."""
+    try:
+        lock = (path / "lock").open("rb")
+    except FileNotFoundError:
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataDirInUse(path, holder(path)) from error
 
 
 def holder(path: Path) -> Holder | None:

@@ -1,12 +1,10 @@
 """Images on their way: type and size are read from the bytes themselves while they stream to the blob store."""
 
 import hashlib
-import io
 import secrets
-import warnings
-from collections.abc import AsyncIterator
-
-from PIL import Image, UnidentifiedImageError
+import struct
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from safelight.application.ports import BlobStore, BlobWriter, Clock
 from safelight.domain.errors import InvalidRequest
@@ -14,7 +12,6 @@ from safelight.domain.ids import HOUR_FORMAT, BlobKey, JobId, blob_key
 from safelight.domain.image import Dimensions, StoredImage
 
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
-EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
 
 _FIRST_LOOK_BYTES = 4 * 1024
 _LAST_LOOK_BYTES = 1024 * 1024
@@ -32,7 +29,7 @@ class ImageProbe:
         self._found: tuple[str, Dimensions] | None = None
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes; free once the answer is known."""
+        """Take the next bytes; free once the answer is known. Raises `InvalidRequest` for too many pixels."""
         if self._found is not None or len(self._head) >= _LAST_LOOK_BYTES:
             return
         self._head += chunk[: _LAST_LOOK_BYTES - len(self._head)]
@@ -45,24 +42,86 @@ class ImageProbe:
         if self._found is None:
             self._look()
         if self._found is None:
-            expected = ", ".join(name for name in CONTENT_TYPES)
+            expected = ", ".join(_READERS)
             raise InvalidRequest(f"is not an image that can be read; expected one of {expected}")
-        content_type, dimensions = self._found
-        if dimensions.pixels > self._max_pixels or not dimensions.pixels:
-            raise InvalidRequest(f"is {dimensions} pixels large; at most {self._max_pixels} pixels are taken")
         return self._found
 
     def _look(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            try:
-                with Image.open(io.BytesIO(self._head), formats=tuple(CONTENT_TYPES)) as image:
-                    self._found = CONTENT_TYPES[image.format or ""], Dimensions(width=image.width, height=image.height)
-            except Image.DecompressionBombError as error:
-                raise InvalidRequest(f"is too large: at most {self._max_pixels} pixels are taken") from error
-            except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        head = bytes(self._head)
+        for name, read in _READERS.items():
+            if dimensions := read(head):
+                if not 0 < dimensions.pixels <= self._max_pixels:
+                    raise InvalidRequest(f"is {dimensions} pixels large; at most {self._max_pixels} pixels are taken")
+                self._found = CONTENT_TYPES[name], dimensions
+                self._head.clear()
                 return
-        self._head.clear()
+
+
+# Pillow opens a WebP only when all of it is there, and allocates its canvas; so the headers are read here.
+# Each reader takes the beginning of a file and gives its size, or `None` when it is another type or not there yet.
+
+
+def _png(head: bytes) -> Dimensions | None:
+    """Source: PNG specification, third edition, 5.2 and 11.2.1 (read 2026-11)."""
+    if len(head) < 33 or not head.startswith(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"):
+        return None
+    width, height = struct.unpack_from(">II", head, 16)
+    whole = zlib.crc32(head[12:29]) == int.from_bytes(head[29:33])
+    return Dimensions(width=width, height=height) if whole else None
+
+
+def _gif(head: bytes) -> Dimensions | None:
+    """Source: GIF89a specification, 17 and 18."""
+    if len(head) < 13 or not head.startswith((b"GIF87a", b"GIF89a")):
+        return None
+    width, height = struct.unpack_from("<HH", head, 6)
+    return Dimensions(width=width, height=height)
+
+
+def _webp(head: bytes) -> Dimensions | None:
+    """Source: RFC 9649, 2.5 to 2.7; RFC 6386, 9.1 for the lossy kind."""
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return None
+    match head[12:16]:
+        case b"VP8X":
+            return Dimensions(
+                width=1 + int.from_bytes(head[24:27], "little"), height=1 + int.from_bytes(head[27:30], "little")
+            )
+        case b"VP8L" if head[20] == 0x2F:
+            bits = int.from_bytes(head[21:25], "little")
+            return Dimensions(width=1 + (bits & 0x3FFF), height=1 + (bits >> 14 & 0x3FFF))
+        case b"VP8 " if head[23:26] == b"\x9d\x01\x2a":
+            width, height = struct.unpack_from("<HH", head, 26)
+            return Dimensions(width=width & 0x3FFF, height=height & 0x3FFF)
+        case _:
+            return None
+
+
+def _jpeg(head: bytes) -> Dimensions | None:
+    """Walk the segments up to the frame header. Source: ITU-T T.81, B.1.1 and B.2.2."""
+    at = 2 if head.startswith(b"\xff\xd8\xff") else len(head)
+    while at + 9 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", head, at + 5)
+            return Dimensions(width=width, height=height)
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif marker in _JPEG_BARE:
+            at += 2
+        else:
+            at += 2 + max(2, int.from_bytes(head[at + 2 : at + 4]))
+    return None
+
+
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})
+_READERS: Mapping[str, Callable[[bytes], Dimensions | None]] = {
+    "PNG": _png,
+    "JPEG": _jpeg,
+    "WEBP": _webp,
+    "GIF": _gif,
+}
 
 
 class StoringSink:

@@ -66,9 +66,13 @@ END_ATTEMPT = (
 POSTPONE = "UPDATE jobs SET lane = $2, due_at = $3 WHERE id = $1 AND due_at IS NOT NULL"
 FINISH_JOB = (
     "UPDATE jobs SET status = $2, due_at = NULL, completed_at = $3, expires_at = $3 + ttl_s * 1000000, result = $4,"
-    " error = $5, charged = $6, cost_micros = $7 WHERE id = $1 AND due_at IS NOT NULL"
+    " error = $5, charged = $6, cost_micros = $7 WHERE id = $1 AND due_at IS NOT NULL AND attempts = $8"
 )
-OVERDUE = "SELECT id FROM jobs WHERE due_at IS NOT NULL AND created_at < $1 ORDER BY seq LIMIT $2"
+# Jobs come in the order of their creation, so the first of the open ones are the oldest: no need to look at them all.
+OVERDUE = (
+    "SELECT id FROM (SELECT id, created_at FROM jobs WHERE due_at IS NOT NULL ORDER BY seq LIMIT $2) AS oldest"
+    " WHERE created_at < $1"
+)
 EXPIRED = f"SELECT {JOB_COLUMNS} FROM jobs WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2"  # noqa: S608 - as above
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = $1"
 DELETE_JOB = "DELETE FROM jobs WHERE id = $1"
@@ -213,7 +217,7 @@ def ended_attempt_values(job_id: JobId, attempt: Attempt) -> Row:
     )
 
 
-def ending_values(job_id: JobId, ending: Ending) -> Row:
+def ending_values(job_id: JobId, ending: Ending, tries: int) -> Row:
     """Parameters of `FINISH_JOB`."""
     return (
         job_id,
@@ -223,4 +227,5 @@ def ending_values(job_id: JobId, ending: Ending) -> Row:
         _column(ending.error),
         ending.charged.value,
         ending.cost_micros,
+        tries,
     )

@@ -31,7 +31,7 @@ class BatchThread(Generic[Subject]):
         name: str,
         at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`handle` must not raise: it gives an outcome for each function. Both callbacks run in the thread."""
+        """`handle` gives an outcome for each function. Both callbacks run in the thread."""
         self._handle = handle
         self._at_end = at_end
         self._waiting: queue.SimpleQueue[tuple[Callable[[Subject], Any], asyncio.Future[Any]] | None] = (
@@ -43,11 +43,15 @@ class BatchThread(Generic[Subject]):
 
     async def run(self, work: Callable[[Subject], T]) -> T:
         """Have `work` done; raises what it raises, and `StorageError` once closed."""
+        return await self.begin(work)
+
+    def begin(self, work: Callable[[Subject], T]) -> "asyncio.Future[T]":
+        """Ask for `work`. Cancelling the future does not stop it. Raises `StorageError` once closed."""
         if self._closed:
             raise StorageError("the storage is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.put((work, future))
-        return await future
+        return future
 
     async def close(self) -> None:
         """Finish what was asked for, and end the thread."""
@@ -66,9 +70,14 @@ class BatchThread(Generic[Subject]):
             go_on = None not in batch
             calls = [call for call in batch if call is not None]
             if calls:
-                outcomes = self._handle([work for work, _ in calls])
-                _answer([future for _, future in calls], outcomes)
+                _answer([future for _, future in calls], self._outcomes([work for work, _ in calls]))
         self._at_end()
+
+    def _outcomes(self, batch: Sequence[Callable[[Subject], Any]]) -> Sequence[Outcome]:
+        try:
+            return self._handle(batch)
+        except Exception as error:  # noqa: BLE001 - a thread that died would leave everybody waiting for ever
+            return [(None, error)] * len(batch)
 
 
 def _answer(futures: list[asyncio.Future[Any]], outcomes: Sequence[Outcome]) -> None:

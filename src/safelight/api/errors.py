@@ -115,7 +115,7 @@ def on_http_exception(request: Request, error: Exception) -> Response:
         404: f"no route {request.scope['path'][:_LONGEST_PATH_SHOWN]}",
         405: f"method {request.method} is not allowed here",
     }
-    message = error.detail if error.status_code not in messages else messages[error.status_code]
+    message = messages.get(error.status_code, error.detail)
     return json_response(error_body(message=message, status=error.status_code), error.status_code, error.headers)
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from safelight.api.errors import error_body, json_response
+from safelight.api.jobs import stored_bytes
 from safelight.api.links import EXTENSIONS
 from safelight.api.services import services_of
 from safelight.domain.errors import NotFound
@@ -80,7 +81,7 @@ async def _bytes(request: Request, image: StoredImage, headers: dict[str, str]) 
             return json_response(refusal, 416, {"Content-Range": f"bytes */{image.size_bytes}"})
         headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{image.size_bytes}"
     headers["Content-Length"] = str(span.end - span.start)
-    chunks = services_of(request).blobs.read(image.blob, start=span.start, end=span.end)
+    chunks = stored_bytes(services_of(request).blobs, image.blob, start=span.start, end=span.end)
     first = await anext(chunks)  # a blob that cannot be read is told before the answer has begun
     return StreamingResponse(_joined(first, chunks), status, headers, image.content_type)
 

@@ -1,7 +1,7 @@
 """The image routes: submit, poll, and the OpenAI routes that await the same job."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import uuid4
 
 import structlog
@@ -17,7 +17,7 @@ from safelight.api.jobs import PATHS, JobRenderer, location
 from safelight.api.services import Services, services_of
 from safelight.application.submit import Submission
 from safelight.domain.errors import NotFound, RequestError, StorageError
-from safelight.domain.ids import JobId
+from safelight.domain.ids import BlobKey, JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job, JobStatus
 
@@ -120,6 +120,8 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
                 request.headers, default=services.limits.result_ttl_s, maximum=services.limits.max_result_ttl_s
             ),
         )
+        if unused := intake.images_besides(wanted):
+            await _drop_images(services, unused)
         storing = True
         return await services.submit.accept(submission)
     except RequestError as error:
@@ -132,7 +134,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
     finally:
         # Cancelled while it was being stored, the job may be there: its images stay, and the sweeper looks again.
         if intake.images and not storing:
-            await _drop_images(services, intake)
+            await _drop_images(services, intake.images)
 
 
 def _broken_body(error: BodyError, intake: Intake) -> Response:
@@ -144,11 +146,11 @@ def _broken_body(error: BodyError, intake: Intake) -> Response:
     return json_response(body, error.status, {"Connection": "close"})
 
 
-async def _drop_images(services: Services, intake: Intake) -> None:
+async def _drop_images(services: Services, images: Sequence[BlobKey]) -> None:
     try:
-        await services.blobs.delete(intake.images)
+        await services.blobs.delete(images)
     except StorageError as error:
-        log.warning("images_left_for_the_sweeper", job_id=intake.job_id, error=error.message)
+        log.warning("images_left_for_the_sweeper", images=len(images), error=error.message)
 
 
 def _wants_extra(request: Request) -> bool:

@@ -63,6 +63,11 @@ class Intake:
         """The images stored for this request so far."""
         return self._workspace.keys if self._workspace is not None else ()
 
+    def images_besides(self, wanted: ImageRequest) -> Sequence[BlobKey]:
+        """Those that the request, once read, has no use for: an `image` beside an `image[]`, a second mask."""
+        kept = {image.image.blob for image in (*wanted.images, *([wanted.mask] if wanted.mask else ()))}
+        return [blob for blob in self.images if blob not in kept]
+
     @property
     def known_fields(self) -> Mapping[str, str]:
         """The members of `extra_fields` that are known by now."""
@@ -101,8 +106,6 @@ class Intake:
         """The one provider that is known to offer a bare model name."""
         found = [name for name, provider in self.services.providers.items() if provider.spec(model) is not None]
         return found[0] if found else None
-
-    # Generation: JSON
 
     async def _generation(self) -> ImageRequest:
         images = _JsonImages(self.open_sink)
@@ -150,8 +153,6 @@ class Intake:
         if stream:
             kind = "generations" if self.operation is Operation.GENERATION else "edits"
             raise InvalidRequest(f"stream is not supported for async image {kind}", param="stream")
-
-    # Edit and variation: multipart/form-data
 
     async def _from_form(self) -> ImageRequest:
         limits = MultipartLimits(

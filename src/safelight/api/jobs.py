@@ -13,7 +13,8 @@ from safelight.api.errors import job_error_body, retry_after
 from safelight.api.links import Links
 from safelight.application.ports import BlobStore, Provider
 from safelight.base64_json import Insert, Placeholders, render
-from safelight.domain.ids import ProviderName
+from safelight.domain.errors import NotFound, StorageError
+from safelight.domain.ids import BlobKey, ProviderName
 from safelight.domain.image import Operation, OutputImage, ResponseFormat, Target
 from safelight.domain.job import Job, JobResult
 from safelight.domain.money import MICROS_PER_UNIT
@@ -133,7 +134,7 @@ class _Inserts:
         """Take note of an image and give what stands for it in the JSON."""
         self._placeholders = self._placeholders or Placeholders()
         placeholder = self._placeholders.next()
-        read: Callable[[], Any] = partial(self._blobs.read, output.image.blob)
+        read = partial(stored_bytes, self._blobs, output.image.blob)
         self._inserts[placeholder] = Insert(size_bytes=output.image.size_bytes, read=read)
         return placeholder
 
@@ -150,6 +151,17 @@ class _Inserts:
         # A store that cannot be read is told before the answer has begun: past the JSON comes the first image.
         begun = [await anext(rendered.chunks), await anext(rendered.chunks)]
         return StreamingResponse(_joined(begun, rendered.chunks), status, exact, "application/json")
+
+
+async def stored_bytes(
+    blobs: BlobStore, blob: BlobKey, *, start: int = 0, end: int | None = None
+) -> AsyncIterator[bytes]:
+    """Read an image of a job that there is. Should it be missing, that is a fault of the storage, not a 404."""
+    try:
+        async for chunk in blobs.read(blob, start=start, end=end):
+            yield chunk
+    except NotFound as error:
+        raise StorageError(f"an image of a job is missing: {blob}") from error
 
 
 async def _joined(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

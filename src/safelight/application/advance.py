@@ -30,7 +30,9 @@ from safelight.application.ports import (
 from safelight.domain.errors import (
     ErrorClass,
     InvalidRequest,
+    NotFound,
     ProviderError,
+    ProviderModelGone,
     ProviderProtocolError,
     ProviderRejected,
     ProviderUnavailable,
@@ -45,22 +47,22 @@ from safelight.domain.job import (
     Attempt,
     AttemptState,
     Charged,
-    Ending,
     Job,
     JobError,
     JobHistory,
-    JobResult,
     Production,
 )
-from safelight.domain.outcome import combine, heaviest_charge, total_cost
+from safelight.domain.outcome import settle
 from safelight.domain.plan import Abandon, Complete, GiveUp, OnUnknown, Poll, Route, Start, Wait, decide
 from safelight.domain.schedule import RetryPolicy
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_FETCH_TRIES = 4
-_FETCH_PAUSE_S = 0.5
+_FETCH_PAUSES_S = (0.5, 1, 2, 4, 8, 16, 30, 60)
+"""Before each new try to fetch a picture that is paid for."""
+_POLL_PAUSE_S = 5.0
+"""After a poll that failed, where the provider did not say how long to wait."""
 _STORAGE_PAUSE_S = 1.0
 
 
@@ -104,11 +106,13 @@ class Advance:
     clock: Clock
     on_unknown: OnUnknown
     random: Random = field(default_factory=Random)
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def step(self, job_id: JobId) -> Again | None:
         """Do what is to be done now; say when to come back, `None` when the job has ended.
 
-        Cancelling it leaves the ledger as it is: whoever takes the job up next decides from there.
+        Cancelling it leaves the ledger as it is: whoever takes the job up next decides from there. Raises
+        `StorageError` where nothing was bought yet: take the job up again in a moment.
         """
         history = await self.store.history(job_id)
         if history is None or history.job.status.terminal:
@@ -118,9 +122,6 @@ class Advance:
         except Superseded:
             log.info("job_superseded", job_id=job_id)
             return None
-        except StorageError as error:
-            log.warning("step_postponed", job_id=job_id, error=error.message)
-            return Again(at=self._in(_STORAGE_PAUSE_S), lane=history.job.lane)
 
     async def _advance(self, history: JobHistory) -> Again | None:
         job = history.job
@@ -133,13 +134,13 @@ class Advance:
             case Poll(attempt=attempt):
                 return await self._poll(history, routes, attempt)
             case Abandon(attempt=attempt):
-                return await self._conclude(history, routes, self._failed(attempt, _ABANDONED, routes))
+                return await self._conclude(history, routes, self._failed(history, routes, attempt, _ABANDONED))
             case Wait(until=until, route=route):
                 return await self._move(job, routes[route].target.provider, until)
             case Complete(shortfall=shortfall):
-                await self._finish(history, self._completed(history, shortfall))
+                await self._finish(history, error=shortfall)
             case GiveUp(error=error):
-                await self._finish(history, self._given_up(history, error))
+                await self._finish(history, error=error)
             case never:
                 assert_never(never)
         return None
@@ -182,10 +183,16 @@ class Advance:
         )
         await self.store.start_attempt(job.id, attempt)
         call = self._call(job, attempt)
-        outcome = await _guarded(self.providers[target.provider].provider.start(call))
-        if isinstance(outcome, Accepted):
-            return await self._accepted(job, attempt, outcome)
-        return await self._conclude(history, routes, await self._ended(attempt, outcome, call, routes))
+        answer = await _guarded(self.providers[target.provider].provider.start(call))
+        if isinstance(answer, Accepted):
+            return await self._accepted(job, attempt, answer)
+        outcome: Production | ProviderError
+        if isinstance(answer, Finished):
+            collected = await self._collect(answer, call.workspace)
+            outcome = _lost(collected) if isinstance(collected, ProviderError) else collected
+        else:
+            outcome = answer
+        return await self._conclude(history, routes, self._ended(history, routes, attempt, outcome))
 
     async def _accepted(self, job: Job, attempt: Attempt, accepted: Accepted) -> Again:
         due_at = self._in(accepted.poll_after_s)
@@ -197,14 +204,19 @@ class Advance:
         job = history.job
         entry = self.providers.get(attempt.target.provider)
         if entry is None or attempt.handle is None:
-            return await self._conclude(history, routes, self._failed(attempt, _UNREACHABLE, routes))
+            return await self._conclude(history, routes, self._failed(history, routes, attempt, _UNREACHABLE))
         call = self._call(job, attempt)
-        outcome = await _guarded(entry.provider.poll(attempt.handle, call))
-        if isinstance(outcome, Running):
-            return await self._move(job, job.lane, self._in(outcome.poll_after_s))
-        if isinstance(outcome, ProviderError) and outcome.error_class.poll_again:
-            return await self._move(job, job.lane, self._in(outcome.retry_after_s or entry.retry.max_delay_s / 4))
-        return await self._conclude(history, routes, await self._ended(attempt, outcome, call, routes))
+        answer = await _guarded(entry.provider.poll(attempt.handle, call))
+        if isinstance(answer, Running):
+            return await self._move(job, job.lane, self._in(answer.poll_after_s))
+        outcome = await self._collect(answer, call.workspace) if isinstance(answer, Finished) else answer
+        if isinstance(outcome, ProviderError):
+            if outcome.error_class.poll_again:
+                log.log(_importance(outcome), "poll_failed", job_id=job.id, error=outcome.code)
+                return await self._move(job, job.lane, self._in(outcome.retry_after_s or _POLL_PAUSE_S))
+            if not isinstance(outcome, ProviderRejected):
+                outcome = _lost(outcome)
+        return await self._conclude(history, routes, self._ended(history, routes, attempt, outcome))
 
     def _call(self, job: Job, attempt: Attempt) -> Call:
         return Call(
@@ -217,53 +229,58 @@ class Advance:
             workspace=self.workspace(job.id),
         )
 
-    async def _ended(
-        self, attempt: Attempt, outcome: Finished | ProviderError, call: Call, routes: list[Route]
-    ) -> Attempt:
-        """Book what an exchange brought; links are fetched now, before they rot."""
-        if isinstance(outcome, Finished):
-            collected = await _guarded(self._collect(outcome, call.workspace))
-            if isinstance(collected, tuple):
-                production = _production(outcome, collected)
-                return replace(
-                    attempt,
-                    state=AttemptState.SUCCEEDED,
-                    ended_at=self.clock.now(),
-                    charged=production.charged,
-                    production=production,
-                )
-            outcome = collected
-        return self._failed(attempt, outcome, routes)
-
-    async def _collect(self, finished: Finished, workspace: Workspace) -> tuple[OutputImage, ...]:
-        outputs = [await self._picture(picture, workspace) for picture in finished.pictures]
-        if not outputs:
-            raise ProviderProtocolError("the provider answered without a picture")
-        return tuple(outputs)
+    async def _collect(self, finished: Finished, workspace: Workspace) -> Production | ProviderError:
+        """Bring in what was bought; links are fetched now, before they rot. An error only when no picture came."""
+        outputs: list[OutputImage] = []
+        fault: ProviderError | None = None
+        for picture in finished.pictures:
+            output = await _guarded(self._picture(picture, workspace))
+            if isinstance(output, ProviderError):
+                fault = output
+                log.warning("picture_lost", error=fault.message)
+            else:
+                outputs.append(output)
+        if outputs:
+            return _production(finished, tuple(outputs))
+        return fault or ProviderProtocolError("the provider answered without a picture")
 
     async def _picture(self, picture: StoredPicture | RemotePicture, workspace: Workspace) -> OutputImage:
         if isinstance(picture, StoredPicture):
             return OutputImage(image=picture.image, revised_prompt=picture.revised_prompt)
-        for again in range(1, _FETCH_TRIES):
-            sink = workspace.open_sink()
+        for pause_s in _FETCH_PAUSES_S:
             try:
-                await self.fetcher.fetch(picture, sink)
-                return OutputImage(image=sink.image, revised_prompt=picture.revised_prompt)
+                return await self._fetched(picture, workspace)
             except (ProviderUnavailable, StorageError) as error:
-                log.warning("picture_fetch_failed", error=error.message, again=again)
-                await asyncio.sleep(_FETCH_PAUSE_S * 2**again)
+                log.warning("picture_fetch_failed", error=error.message, again_in_s=pause_s)
+                await self.pause(pause_s)
+        return await self._fetched(picture, workspace)
+
+    async def _fetched(self, picture: RemotePicture, workspace: Workspace) -> OutputImage:
         sink = workspace.open_sink()
         await self.fetcher.fetch(picture, sink)
         return OutputImage(image=sink.image, revised_prompt=picture.revised_prompt)
 
-    def _failed(self, attempt: Attempt, error: ProviderError, routes: list[Route]) -> Attempt:
+    def _ended(
+        self, history: JobHistory, routes: list[Route], attempt: Attempt, outcome: Production | ProviderError
+    ) -> Attempt:
+        """Book what an exchange brought."""
+        if isinstance(outcome, ProviderError):
+            return self._failed(history, routes, attempt, outcome)
+        return replace(
+            attempt,
+            state=AttemptState.SUCCEEDED,
+            ended_at=self.clock.now(),
+            charged=outcome.charged,
+            production=outcome,
+        )
+
+    def _failed(self, history: JobHistory, routes: list[Route], attempt: Attempt, error: ProviderError) -> Attempt:
         """Book an attempt that failed, with the time of its next try if it may have one."""
         now = self.clock.now()
         route = routes[attempt.route]
-        wait_s = error.retry_after_s
-        if wait_s is None:
-            retry = max(1, attempt.number)
-            wait_s = route.retry.delay_s(retry, jitter=0.5 + self.random.random() / 2)
+        failures = sum(other.route == attempt.route and other.error is not None for other in history.attempts)
+        backoff_s = route.retry.delay_s(failures + 1, jitter=0.5 + self.random.random() / 2)
+        wait_s = error.retry_after_s or backoff_s
         return replace(
             attempt,
             state=AttemptState.UNKNOWN if error.error_class.may_be_charged else AttemptState.FAILED,
@@ -290,49 +307,30 @@ class Advance:
         now = self.clock.now()
         match decide(history, routes, on_unknown=self.on_unknown, now=now):
             case Complete(shortfall=shortfall):
-                await self._finish(history, self._completed(history, shortfall), attempt)
+                await self._finish(history, error=shortfall, attempt=attempt)
                 return None
             case GiveUp(error=error):
-                await self._finish(history, self._given_up(history, error), attempt)
+                await self._finish(history, error=error, attempt=attempt)
                 return None
             case Start(route=route):
                 again = Again(at=now, lane=routes[route].target.provider)
             case Wait(until=until, route=route):
                 again = Again(at=until, lane=routes[route].target.provider)
-            case Poll() | Abandon():
+            case Poll() | Abandon():  # pragma: no cover - as the message says
                 raise AssertionError("an attempt that has ended is not open")
             case never:
                 assert_never(never)
         await self._surely(lambda: self.store.end_attempt(history.job.id, attempt, lane=again.lane, due_at=again.at))
         return again
 
-    async def _finish(self, history: JobHistory, ending: Ending, attempt: Attempt | None = None) -> None:
-        await self._surely(lambda: self.store.finish(history.job.id, ending, attempt=attempt))
-        self.bell.ring(history.job.id)
-        log.info("job_ended", job_id=history.job.id, status=ending.status.value, charged=ending.charged.value)
-
-    def _completed(self, history: JobHistory, shortfall: JobError | None) -> Ending:
-        now = self.clock.now()
-        done = [attempt for attempt in history.attempts if attempt.production is not None]
-        return Ending(
-            completed_at=now,
-            charged=heaviest_charge(history.attempts),
-            cost_micros=total_cost(history.attempts),
-            result=JobResult(
-                production=combine([attempt.production for attempt in done if attempt.production]),
-                target=done[-1].target,
-                latency_ms=(now - (history.job.started_at or done[0].started_at)) // timedelta(milliseconds=1),
-                shortfall=shortfall,
-            ),
-        )
-
-    def _given_up(self, history: JobHistory, error: JobError) -> Ending:
-        return Ending(
-            completed_at=self.clock.now(),
-            charged=heaviest_charge(history.attempts),
-            cost_micros=total_cost(history.attempts),
-            error=error,
-        )
+    async def _finish(self, history: JobHistory, *, error: JobError | None, attempt: Attempt | None = None) -> None:
+        """Settle the job; `attempt` is the one whose end led to it, already part of the history."""
+        job = history.job
+        ending = settle(job, history.attempts, error=error, now=self.clock.now())
+        tries = len(history.attempts)
+        await self._surely(lambda: self.store.finish(job.id, ending, tries=tries, attempt=attempt))
+        self.bell.ring(job.id)
+        log.info("job_ended", job_id=job.id, status=ending.status.value, charged=ending.charged.value)
 
     async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:
         """Commit what must not be forgotten: the money is spent. Ends only with success, or with the process."""
@@ -341,7 +339,7 @@ class Advance:
                 return await write()
             except StorageError as error:
                 log.error("commit_failed", error=error.message, again_in_s=_STORAGE_PAUSE_S)  # noqa: TRY400 - no trace needed
-                await asyncio.sleep(_STORAGE_PAUSE_S)
+                await self.pause(_STORAGE_PAUSE_S)
 
     def _in(self, seconds: float) -> datetime:
         return self.clock.now() + timedelta(seconds=seconds)
@@ -359,8 +357,10 @@ async def _guarded(exchange: Awaitable[T]) -> T | ProviderError:
         return await exchange
     except ProviderError as error:
         return error
-    except UnsupportedFeature as error:
-        return ProviderRejected(error.message, provider_code=error.code, param=error.param)
+    except UnsupportedFeature as error:  # before any exchange; another target may be able to
+        return ProviderModelGone(error.message, status=400, provider_code=error.code, param=error.param)
+    except NotFound as error:  # the request could not be sent as a whole, so nothing was bought
+        return ProviderRejected(f"internal error: {error.message}", status=500, provider_code="input_lost")
     except InvalidRequest as error:
         return ProviderProtocolError(f"the provider answered something that is no picture: {error.message}")
     except StorageError as error:
@@ -370,11 +370,22 @@ async def _guarded(exchange: Awaitable[T]) -> T | ProviderError:
         return ProviderProtocolError(f"internal error: {type(error).__name__} in the provider adapter", status=500)
 
 
-def _importance(attempt: Attempt) -> int:
-    """The log level of an attempt's end: `job_ended` tells of success, and only the operator can mend a key."""
-    if attempt.error is None:
+def _lost(error: ProviderError) -> ProviderError:
+    """The work was done, or is with a provider that cannot tell of it: it must not be bought again unasked."""
+    if error.error_class.may_be_charged:
+        return error
+    return ProviderUncertain(
+        f"the provider took the work, but it cannot be had: {error.message}",
+        status=error.status,
+        request_id=error.request_id,
+    )
+
+
+def _importance(ended: Attempt | ProviderError) -> int:
+    """The log level of a failure: only the operator can mend a key. Of success `job_ended` tells."""
+    if ended.error_class is None:
         return logging.DEBUG
-    return logging.WARNING if attempt.error_class is ErrorClass.AUTH else logging.INFO
+    return logging.WARNING if ended.error_class is ErrorClass.AUTH else logging.INFO
 
 
 def _refusal(

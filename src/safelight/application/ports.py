@@ -80,8 +80,11 @@ class JobStore(Protocol):
         """Take the job up again later, perhaps in another lane."""
         ...
 
-    async def finish(self, job_id: JobId, ending: Ending, *, attempt: Attempt | None = None) -> None:
-        """Settle: the terminal state, with the end of the attempt that led to it, in one commit."""
+    async def finish(self, job_id: JobId, ending: Ending, *, tries: int, attempt: Attempt | None = None) -> None:
+        """Settle: the terminal state, with the end of the attempt that led to it, in one commit.
+
+        `tries` is the length of the ledger that the ending was made from.
+        """
         ...
 
     async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
@@ -114,6 +117,7 @@ class Again:
 
 
 StepHandler = Callable[[JobId], Awaitable[Again | None]]
+"""Takes a job one step. After a `StorageError` the id is to be handed out again in a moment."""
 
 
 class Queue(Protocol):
@@ -305,6 +309,10 @@ class Provider(Protocol):
 
     async def poll(self, handle: str, call: Call) -> Running | Finished:
         """Ask for accepted work. Raises a `ProviderError`."""
+        ...
+
+    async def cancel(self, handle: str, call: Call) -> bool:
+        """Ask for accepted work to be stopped; whether it was. Raises a `ProviderError`."""
         ...
 
     async def close(self) -> None:

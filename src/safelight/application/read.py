@@ -1,7 +1,7 @@
 """Queries behind the API and the command line."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore
 from safelight.domain.errors import NotFound
@@ -55,5 +55,7 @@ class Read:
             ring.cancel()
 
     async def jobs(self, wanted: JobFilter) -> JobPage:
-        """One page of jobs, newest first."""
-        return await self.store.list_jobs(wanted)
+        """One page of jobs, newest first; what has expired and is not yet swept away is left out."""
+        page = await self.store.list_jobs(wanted)
+        now = self.clock.now()
+        return replace(page, jobs=tuple(job for job in page.jobs if not job.expired(now)))

@@ -1,5 +1,6 @@
 """End what should long have ended, remove what is expired, clear what nobody owns."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -8,8 +9,8 @@ import structlog
 from safelight.application.ports import Bell, BlobStore, Clock, JobStore
 from safelight.domain.errors import ErrorClass, StorageError, Superseded
 from safelight.domain.ids import JobId, blob_job
-from safelight.domain.job import Attempt, AttemptState, Charged, Ending, JobError
-from safelight.domain.outcome import heaviest_charge, total_cost
+from safelight.domain.job import Attempt, AttemptState, Charged, JobError
+from safelight.domain.outcome import settle
 
 log = structlog.get_logger(__name__)
 
@@ -29,20 +30,20 @@ class Sweep:
     """How long after its submit a job must have ended."""
 
     async def once(self) -> None:
-        """End overdue jobs and remove expired ones. Storage faults are left for the next time."""
-        try:
-            await self.end_overdue()
-            await self.remove_expired()
-        except StorageError as error:
-            log.warning("sweep_failed", error=error.message)
+        """End overdue jobs and remove expired ones. Faults are left for the next time."""
+        await _survived(self.end_overdue)
+        await _survived(self.remove_expired)
 
     async def end_overdue(self) -> int:
-        """Fail jobs that are past their deadline, whatever they wait for; returns how many."""
+        """End jobs that are past their deadline, whatever they wait for; returns how many."""
         ended = 0
         created_before = self.clock.now() - self.deadline
         while job_ids := await self.store.overdue(created_before=created_before, limit=_BATCH):
+            before = ended
             for job_id in job_ids:
                 ended += await self._end(job_id)
+            if ended == before:
+                break
         return ended
 
     async def remove_expired(self) -> int:
@@ -54,18 +55,14 @@ class Sweep:
             removed += len(jobs)
         return removed
 
-    async def remove_orphans(self) -> int:
+    async def remove_orphans(self) -> None:
         """Remove old images without a job: of a submit that was cut off, an attempt that failed, a job that is gone."""
-        removed = 0
-        try:
-            async for blobs in self.blobs.written_before(self.clock.now() - _ORPHAN_AGE):
-                jobs = await self.store.existing(sorted({blob_job(blob) for blob in blobs}))
-                orphans = [blob for blob in blobs if blob_job(blob) not in jobs]
-                await self.blobs.delete(orphans)
-                removed += len(orphans)
-        except StorageError as error:
-            log.warning("sweep_failed", error=error.message)
-        return removed
+        await _survived(self._remove_orphans)
+
+    async def _remove_orphans(self) -> None:
+        async for blobs in self.blobs.written_before(self.clock.now() - _ORPHAN_AGE):
+            jobs = await self.store.existing(sorted({blob_job(blob) for blob in blobs}))
+            await self.blobs.delete([blob for blob in blobs if blob_job(blob) not in jobs])
 
     async def _end(self, job_id: JobId) -> int:
         history = await self.store.history(job_id)
@@ -75,16 +72,24 @@ class Sweep:
         last = history.attempts[-1] if history.attempts else None
         given_up = _given_up(last, now) if last and last.state.open else None
         attempts = (*history.attempts[:-1], given_up) if given_up else history.attempts
-        ending = Ending(
-            completed_at=now, charged=heaviest_charge(attempts), cost_micros=total_cost(attempts), error=_DEADLINE
-        )
+        ending = settle(history.job, attempts, error=_DEADLINE, now=now)
         try:
-            await self.store.finish(job_id, ending, attempt=given_up)
+            await self.store.finish(job_id, ending, tries=len(attempts), attempt=given_up)
         except Superseded:
             return 0
         self.bell.ring(job_id)
         log.warning("job_overdue", job_id=job_id)
         return 1
+
+
+async def _survived(part: Callable[[], Awaitable[object]]) -> None:
+    """Do a part of the work. Whatever goes wrong must not end the sweeper: nobody else would end stuck jobs."""
+    try:
+        await part()
+    except StorageError as error:
+        log.warning("sweep_failed", error=error.message)
+    except Exception:
+        log.exception("sweep_crashed")
 
 
 _DEADLINE = JobError(

@@ -40,8 +40,11 @@ class ErrorClass(StrEnum):
 
     @property
     def poll_again(self) -> bool:
-        """Whether asking again for accepted work may still bring it: a failed question costs nothing."""
-        return self in {ErrorClass.BUSY, ErrorClass.UNAVAILABLE, ErrorClass.UNCERTAIN}
+        """Whether asking again for accepted work may still bring it: a failed question costs nothing.
+
+        A key that is refused says nothing of the work either, and the operator may mend it.
+        """
+        return self in {ErrorClass.BUSY, ErrorClass.UNAVAILABLE, ErrorClass.UNCERTAIN, ErrorClass.AUTH}
 
 
 class SafelightError(Exception):

@@ -1,11 +1,14 @@
 """What a caller asks for and what comes out: one shape for every provider."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from safelight.domain.ids import BlobKey, ProviderName
+
+_PIXEL_SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 
 
 class Operation(StrEnum):
@@ -138,7 +141,5 @@ class ImageRequest:
     @property
     def pixel_size(self) -> Dimensions | None:
         """The asked size in pixels; `None` for `auto`, a ratio, a tier or nothing."""
-        width, cross, height = (self.size or "").partition("x")
-        if not (cross and width.isdecimal() and height.isdecimal()):
-            return None
-        return Dimensions(width=int(width), height=int(height))
+        found = _PIXEL_SIZE.fullmatch(self.size or "")
+        return Dimensions(width=int(found[1]), height=int(found[2])) if found else None

@@ -3,11 +3,33 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from safelight.domain.image import Usage
-from safelight.domain.job import Attempt, Charged, Production
+from safelight.domain.job import Attempt, Charged, Ending, Job, JobError, JobResult, Production
 
 _BY_WEIGHT = (Charged.NO, Charged.UNKNOWN, Charged.YES)
+
+
+def settle(job: Job, attempts: Sequence[Attempt], *, error: JobError | None, now: datetime) -> Ending:
+    """Make the end of a job. Pictures that came are never thrown away: `error` is then why there are no more."""
+    done = [attempt for attempt in attempts if attempt.production is not None]
+    return Ending(
+        completed_at=now,
+        charged=heaviest_charge(attempts),
+        cost_micros=total_cost(attempts),
+        result=_result(job, done, error, now) if done else None,
+        error=None if done else error,
+    )
+
+
+def _result(job: Job, done: Sequence[Attempt], shortfall: JobError | None, now: datetime) -> JobResult:
+    return JobResult(
+        production=combine([attempt.production for attempt in done if attempt.production]),
+        target=done[-1].target,
+        latency_ms=max(timedelta(), now - (job.started_at or done[0].started_at)) // timedelta(milliseconds=1),
+        shortfall=shortfall,
+    )
 
 
 def heaviest_charge(attempts: Sequence[Attempt]) -> Charged:

@@ -71,7 +71,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complete:
-    """All pictures that can be had are in. `shortfall` says why some are not."""
+    """All pictures that can be had are in. `shortfall` says why there are fewer than were asked for."""
 
     shortfall: JobError | None = None
 
@@ -96,11 +96,19 @@ def decide(history: JobHistory, routes: Sequence[Route], *, on_unknown: OnUnknow
     done = [attempt for attempt in attempts if attempt.state is AttemptState.SUCCEEDED]
     missing = history.job.request.count - sum(attempt.n for attempt in done)
     if done and missing <= 0:
-        return Complete()
+        return Complete(shortfall=_fewer(done, history.job.request.count))
     step = _Planner(routes=routes, tries=_tries(attempts), missing=missing, on_unknown=on_unknown, now=now).next(
         first_route=done[-1].route if done else 0
     )
     return Complete(shortfall=step.error) if done and isinstance(step, GiveUp) else step
+
+
+def _fewer(done: Sequence[Attempt], wanted: int) -> JobError | None:
+    """A provider may send fewer pictures than it was asked for; asking again could be paid twice."""
+    came = sum(len(attempt.production.outputs) for attempt in done if attempt.production)
+    if came >= wanted:
+        return None
+    return JobError(status_code=502, code="fewer_images", message=f"{came} of {wanted} images came from the provider")
 
 
 def _tries(attempts: Sequence[Attempt]) -> list[Attempt]:
@@ -126,9 +134,7 @@ class _Planner:
         if last.state is AttemptState.UNKNOWN:
             return self._after_unknown(last)
         match last.error_class:
-            case ErrorClass.AUTH:
-                return self._other_key(last) or self._fall_back(last)
-            case ErrorClass.BUSY:
+            case ErrorClass.AUTH | ErrorClass.BUSY:
                 return self._other_key(last) or self._again(last)
             case ErrorClass.UNAVAILABLE:
                 return self._again(last)
@@ -176,22 +182,31 @@ class _Planner:
         route = self.routes[last.route]
         here = self._here(last)
         retries = len(here) - len({attempt.key_name for attempt in here})
+        key = self._key_again(route, last, here)
+        if key is None:
+            return self._other_key(last) or self._fall_back(last)
         if route.refusal is not None or retries >= route.retry.max:
             return self._fall_back(last)
-        due = last.retry_at or self.now
+        due = key.retry_at or self.now
         if due - self.now > PATIENCE and self._usable_after(last.route):
             return self._fall_back(last)
         if due > self.now:
             return Wait(until=due, route=last.route)
-        return self._start(last.route, self._key_again(route, last, here))
+        return self._start(last.route, key.key_name)
 
     @staticmethod
-    def _key_again(route: Route, last: Attempt, here: list[Attempt]) -> str | None:
-        """A busy key rests: take the one that was used longest ago. Else the same again."""
-        if last.error_class is not ErrorClass.BUSY and last.key_name in route.keys:
-            return last.key_name
-        order = {attempt.key_name: attempt.number for attempt in here}
-        return min(route.keys, key=lambda name: order.get(name, 0))
+    def _key_again(route: Route, last: Attempt, here: list[Attempt]) -> Attempt | None:
+        """The last try with the key to take: the same again, or where that one is busy or refused, the first free.
+
+        A key that was refused is left alone, and one may be gone from the settings. `None` when no key is left.
+        """
+        latest = {attempt.key_name: attempt for attempt in here}
+        usable = [
+            latest[name] for name in route.keys if name in latest and latest[name].error_class is not ErrorClass.AUTH
+        ]
+        if last in usable and last.error_class is not ErrorClass.BUSY:
+            return last
+        return min(usable, key=lambda attempt: attempt.retry_at or attempt.started_at, default=None)
 
     def _usable_after(self, route: int) -> bool:
         return any(candidate.refusal is None for candidate in self.routes[route + 1 :])

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+_MOST_DOUBLINGS = 62
+"""More would pass any delay, and in the end a float's range."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -13,5 +16,5 @@ class RetryPolicy:
 
     def delay_s(self, retry: int, *, jitter: float) -> float:
         """Exponential backoff with full jitter: `retry` from 1, `jitter` in [0, 1)."""
-        ceiling: float = min(self.max_delay_s, self.initial_s * 2.0 ** (retry - 1))
+        ceiling: float = min(self.max_delay_s, self.initial_s * 2.0 ** min(retry - 1, _MOST_DOUBLINGS))
         return ceiling * jitter

@@ -15,6 +15,8 @@ from safelight.adapters.threads import BatchThread, Outcome
 from safelight.application.ports import BlobWriter
 from safelight.domain.ids import BlobKey
 
+_FOLDER_TRIES = 3
+
 
 class LocalBlobStore(ObjectBlobStore):
     """Blobs as files."""
@@ -43,7 +45,7 @@ class _Files:
 
     def __init__(self) -> None:
         self.descriptors: list[int] = []
-        self.folders: set[str] = set()
+        self.folders: set[Path] = set()
 
 
 _Work = Callable[[_Files], None]
@@ -92,25 +94,27 @@ class _FileWriter:
 
     def __init__(self, disk: BatchThread[_Files], path: Path) -> None:
         self._disk = disk
-        self._path = str(path)
+        self._path = path
         self._waiting = bytearray()
+        self._begun = False
         self._descriptor: int | None = None
 
     async def write(self, chunk: bytes) -> None:
         self._waiting += chunk
         if len(self._waiting) >= WRITE_BUFFER_BYTES:
+            self._begun = True
             await self._disk.run(self._flush)
 
     async def close(self) -> None:
         await self._disk.run(self._finish)
 
     async def abort(self) -> None:
-        if self._descriptor is not None:
+        if self._begun:  # a write that was cancelled may still be on its way to the disk
             await self._disk.run(self._drop)
 
-    def _flush(self, _: _Files) -> None:
+    def _flush(self, files: _Files) -> None:
         if self._descriptor is None:
-            self._descriptor = _create(self._path)
+            self._descriptor = self._create(files)
         rest = memoryview(self._waiting)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
@@ -124,20 +128,20 @@ class _FileWriter:
             raise
         if self._descriptor is not None:
             files.descriptors.append(self._descriptor)
-            files.folders.add(os.path.dirname(self._path))
+            files.folders.add(self._path.parent)
             self._descriptor = None
 
     def _drop(self, _: _Files) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-            os.unlink(self._path)
+            self._path.unlink()
 
-
-def _create(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        return os.open(path, flags, 0o600)
-    except FileNotFoundError:  # the first of its hour, or the sweeper has just removed an empty folder
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, flags, 0o600)
+    def _create(self, files: _Files) -> int:
+        for _ in range(_FOLDER_TRIES):
+            try:
+                return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileNotFoundError:  # the first of its hour, or the sweeper has just removed an empty folder
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                files.folders.add(self._path.parent.parent)
+        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -175,5 +175,10 @@ class BaseProvider:
         """Refuse: a provider that answers at once gives no handles."""
         raise ProviderRejected(f"{call.request.target.provider} keeps no work under a handle such as {handle[:80]!r}")
 
+    async def cancel(self, handle: str, call: Call) -> bool:
+        """Stop accepted work; whether it was stopped. A provider that cannot says `False`."""
+        del handle, call
+        return False
+
     async def close(self) -> None:
         """Let go of what the provider alone holds; the sessions are not its own."""

@@ -42,7 +42,7 @@ _BY_STATUS: Mapping[int, type[ProviderError]] = MappingProxyType(
 )
 
 # A key that the provider has masked itself, such as `sk-proj-****abcd`: its ends are no business of the caller's.
-_MASKED_KEY = re.compile(r"[\w-]*\*{3,}[\w*-]*")
+_MASKED_KEY = re.compile(r"(?<![\w-])[\w-]*+\*{3,}[\w*-]*")
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 
 

@@ -4,6 +4,7 @@ Two questions decide what a failure means: was this call a purchase, and can the
 Only where both are so is the outcome unknown. Nothing here waits, retries, or follows a redirect.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -267,4 +268,4 @@ def _in_words(exc: Exception) -> str:
     for kind, words in _FAULTS_IN_WORDS:
         if isinstance(exc, kind):
             return words
-    return (isinstance(exc, OSError) and exc.strerror) or type(exc).__name__
+    return os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else type(exc).__name__

@@ -1,6 +1,6 @@
 """The wire shape that OpenAI's image API has given to many servers: fields, forms, and answers."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -92,11 +92,8 @@ def _parts(request: ImageRequest) -> Iterator[Part]:
 async def finished(answer: Answer, *, base_url: URL, via: str | None = None) -> Finished:
     """Read an answer; raises `ProviderProtocolError` when no picture can be had from it."""
     images = answer.read(_Images)
-    pictures = [picture async for picture in _pictures(answer, images.data or [], base_url)]
-    if not pictures:
-        raise answer.unreadable(f"the provider answered HTTP {answer.status} without a picture")
     return Finished(
-        pictures=tuple(pictures),
+        pictures=await _pictures(answer, images.data or [], base_url),
         model=answer.words(images.model),
         created=int(images.created) if isinstance(images.created, int | float) else None,
         usage=_usage(images.usage),
@@ -108,33 +105,29 @@ async def finished(answer: Answer, *, base_url: URL, via: str | None = None) -> 
     )
 
 
-async def _pictures(answer: Answer, items: list[_Item], base_url: URL) -> AsyncIterator[StoredPicture | RemotePicture]:
-    """Take the pictures that can be read; raise the last fault only if there is none."""
-    fault: ProviderProtocolError | None = None
-    found = 0
+async def _pictures(answer: Answer, items: list[_Item], base_url: URL) -> tuple[StoredPicture | RemotePicture, ...]:
+    """Take the pictures that can be read; raises `ProviderProtocolError` if there is none."""
+    pictures = []
+    fault = answer.unreadable(f"the provider answered HTTP {answer.status} without a picture")
     for item in items:
         try:
-            picture = await _picture(answer, item, base_url)
+            pictures.append(await _picture(answer, item, base_url))
         except ProviderProtocolError as exc:
             fault = exc
-        else:
-            if picture is not None:
-                found += 1
-                yield picture
-    if fault is not None and not found:
+    if not pictures:
         raise fault
+    return tuple(pictures)
 
 
-async def _picture(answer: Answer, item: _Item, base_url: URL) -> StoredPicture | RemotePicture | None:
+async def _picture(answer: Answer, item: _Item, base_url: URL) -> StoredPicture | RemotePicture:
     revised_prompt = answer.words(item.revised_prompt)
-    base64 = item.b64_json or (item.url if item.url and _holds_picture(answer, item.url) else None)
-    if base64:
-        return await answer.picture(base64, revised_prompt=revised_prompt)
-    return _remote(item.url, revised_prompt, base_url) if item.url else None
-
-
-def _holds_picture(answer: Answer, url: str) -> bool:
-    return url in answer.lifted or url.startswith("data:")
+    if item.b64_json:
+        return await answer.picture(item.b64_json, revised_prompt=revised_prompt)
+    if not item.url:
+        raise answer.unreadable("the provider sent an item without a picture")
+    if item.url in answer.lifted or item.url.startswith("data:"):
+        return await answer.picture(item.url, revised_prompt=revised_prompt)
+    return _remote(item.url, revised_prompt, base_url)
 
 
 def _remote(url: str, revised_prompt: str | None, base_url: URL) -> RemotePicture:

@@ -1,5 +1,6 @@
 """SQLite connections: one thread that commits in groups, and plain ones for reading."""
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -7,18 +8,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safelight.adapters.threads import BatchThread, Outcome
-from safelight.domain.errors import SafelightError, StorageError
+from safelight.domain.errors import StorageError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 
-_BUSY_TIMEOUT_S = 10.0
+BUSY_TIMEOUT_S = 5.0
 
 
-def open_connection(path: Path, *, writes: bool) -> sqlite3.Connection:
+def open_connection(path: Path, *, writes: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
     """Open the database: WAL, every commit synced to disk before it returns. Raises `StorageError`."""
     try:
-        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -47,7 +48,13 @@ class Writer:
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work` in the thread; it is on disk when this returns. Raises `StorageError`."""
-        return await self._thread.run(work)
+        return await self._thread.begin(work)
+
+    async def commit(self, work: Callable[[sqlite3.Connection], None], then: Callable[[], None]) -> None:
+        """As `run`; `then` is called once it is on disk, also when the caller has been cancelled meanwhile."""
+        future = self._thread.begin(work)
+        future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else then())
+        await asyncio.shield(future)
 
     async def close(self) -> None:
         """Finish what was asked for, then close the connection."""
@@ -55,18 +62,21 @@ class Writer:
 
     def _commit(self, batch: Sequence[Work]) -> Sequence[Outcome]:
         try:
-            return self._transaction(batch)
+            self._connection.execute("BEGIN IMMEDIATE")
+        except (
+            sqlite3.Error
+        ) as error:  # locked or read-only: that is nobody's fault, and waiting for each would be long
+            return [(None, translated(error)) for _ in batch]
+        try:
+            outcomes = [(work(self._connection), None) for work in batch]
+            self._connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever went wrong is given to the caller it belongs to
             self._roll_back()
             if len(batch) == 1:
                 return [(None, translated(error))]
+        else:
+            return outcomes
         return [outcome for work in batch for outcome in self._commit([work])]
-
-    def _transaction(self, batch: Sequence[Work]) -> Sequence[Outcome]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        outcomes = [(work(self._connection), None) for work in batch]
-        self._connection.execute("COMMIT")
-        return outcomes
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -102,9 +112,13 @@ class Reader:
             return None, translated(error)
 
 
+_OURS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
+"""Faults of a statement or its values: trying again cannot help."""
+
+
 def translated(error: Exception) -> Exception:
     """What callers see of a fault in the database; faults of our own stay as they are."""
-    if isinstance(error, SafelightError) or not isinstance(error, sqlite3.Error):
+    if not isinstance(error, sqlite3.Error) or isinstance(error, _OURS):
         return error
     failure = StorageError(f"the database failed: {error}")
     failure.__cause__ = error

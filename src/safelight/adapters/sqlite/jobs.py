@@ -9,6 +9,7 @@ from pathlib import Path
 from safelight.adapters import statements as sql
 from safelight.adapters.sqlite.connection import Reader, Writer, open_connection, translated
 from safelight.adapters.sqlite.migrate import migrate
+from safelight.adapters.sqlite.recent import RecentJobs
 from safelight.application.ports import JobFilter, JobPage
 from safelight.domain.errors import Superseded
 from safelight.domain.ids import JobId, ProviderName
@@ -47,8 +48,8 @@ _PUT_FACT = _statement(sql.PUT_FACT)
 class SqliteJobStore:
     """A thread that commits in groups; a thread for queries of unknown length; and a connection for single jobs.
 
-    Reading one job by its id takes some ten microseconds from memory, less than the hand-over to a thread, and the
-    hottest routes do nothing else: it is done where it is asked for.
+    Recent jobs are in memory. Another is read by its id where it is asked for: that takes some ten microseconds, less
+    than the hand-over to a thread.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +59,8 @@ class SqliteJobStore:
             migrate(connection)
         self._writer = Writer(path)
         self._reader = Reader(path)
-        self._lookup = open_connection(path, writes=False)
+        self._lookup = open_connection(path, writes=False, busy_timeout_s=0)  # the event loop must not wait
+        self._recent = RecentJobs()
 
     async def close(self) -> None:
         """Finish what was asked for and close the file."""
@@ -69,39 +71,46 @@ class SqliteJobStore:
     async def submit(self, job: Job) -> None:
         """See `JobStore.submit`."""
         values = sql.job_values(job)
-        await self._writer.run(lambda connection: connection.execute(_INSERT_JOB, values).rowcount)
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(_INSERT_JOB, values)
+
+        await self._writer.commit(write, then=lambda: self._recent.keep(job))
 
     async def get(self, job_id: JobId) -> Job | None:
         """See `JobStore.get`."""
-        row = self._row(job_id)
-        return sql.job_of(row) if row else None
+        return self._recent.get(job_id) or self._read(job_id)
 
     async def history(self, job_id: JobId) -> JobHistory | None:
         """See `JobStore.history`."""
-        row = self._row(job_id)
+        job = await self.get(job_id)
+        if job is None:
+            return None
+        return JobHistory(job=job, attempts=self._attempts(job_id) if job.attempts else ())
+
+    def _read(self, job_id: JobId) -> Job | None:
+        try:
+            row = self._lookup.execute(_GET_JOB, (job_id,)).fetchone()
+        except sqlite3.Error as error:
+            raise translated(error) from error
         if row is None:
             return None
         job = sql.job_of(row)
-        if not job.attempts:
-            return JobHistory(job=job)
-        try:
-            attempts = self._lookup.execute(_GET_ATTEMPTS, (job_id,)).fetchall()
-        except sqlite3.Error as error:
-            raise translated(error) from error
-        return JobHistory(job=job, attempts=sql.attempts_of(attempts))
+        self._recent.keep(job)
+        return job
 
-    def _row(self, job_id: JobId) -> sql.Row | None:
+    def _attempts(self, job_id: JobId) -> tuple[Attempt, ...]:
         try:
-            row: sql.Row | None = self._lookup.execute(_GET_JOB, (job_id,)).fetchone()
+            return sql.attempts_of(self._lookup.execute(_GET_ATTEMPTS, (job_id,)).fetchall())
         except sqlite3.Error as error:
             raise translated(error) from error
-        return row
 
     async def waiting_before(self, job: Job, *, limit: int) -> int | None:
         """See `JobStore.waiting_before`."""
-        count: int = await self._reader.run(
-            lambda connection: connection.execute(_COUNT_WAITING, (job.lane, job.id, limit)).fetchone()[0]
-        )
+        try:
+            count: int = self._lookup.execute(_COUNT_WAITING, (job.lane, job.id, limit)).fetchone()[0]
+        except sqlite3.Error as error:
+            raise translated(error) from error
         return count if count < limit else None
 
     async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
@@ -118,7 +127,7 @@ class SqliteJobStore:
             _expect_one(connection.execute(_START_JOB, started), job_id)
             _expect_one(connection.execute(_INSERT_ATTEMPT, values), job_id)
 
-        await self._writer.run(write)
+        await self._writer.commit(write, then=lambda: self._recent.start(job_id, attempt))
 
     async def accept_attempt(self, job_id: JobId, attempt: Attempt, *, due_at: datetime) -> None:
         """See `JobStore.accept_attempt`."""
@@ -129,7 +138,9 @@ class SqliteJobStore:
             _expect_one(connection.execute(_ACCEPT_ATTEMPT, values), job_id)
             _expect_one(connection.execute(_POSTPONE, postponed), job_id)
 
-        await self._writer.run(write)
+        await self._writer.commit(
+            write, then=lambda: self._recent.postpone(job_id, lane=attempt.target.provider, due_at=due_at)
+        )
 
     async def end_attempt(self, job_id: JobId, attempt: Attempt, *, lane: ProviderName, due_at: datetime) -> None:
         """See `JobStore.end_attempt`."""
@@ -140,16 +151,20 @@ class SqliteJobStore:
             _expect_one(connection.execute(_END_ATTEMPT, values), job_id)
             _expect_one(connection.execute(_POSTPONE, postponed), job_id)
 
-        await self._writer.run(write)
+        await self._writer.commit(write, then=lambda: self._recent.postpone(job_id, lane=lane, due_at=due_at))
 
     async def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
         """See `JobStore.postpone`."""
         values = (job_id, lane, sql.to_micros(due_at))
-        await self._writer.run(lambda connection: _expect_one(connection.execute(_POSTPONE, values), job_id))
 
-    async def finish(self, job_id: JobId, ending: Ending, *, attempt: Attempt | None = None) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            _expect_one(connection.execute(_POSTPONE, values), job_id)
+
+        await self._writer.commit(write, then=lambda: self._recent.postpone(job_id, lane=lane, due_at=due_at))
+
+    async def finish(self, job_id: JobId, ending: Ending, *, tries: int, attempt: Attempt | None = None) -> None:
         """See `JobStore.finish`."""
-        values = sql.ending_values(job_id, ending)
+        values = sql.ending_values(job_id, ending, tries)
         ended = sql.ended_attempt_values(job_id, attempt) if attempt else None
 
         def write(connection: sqlite3.Connection) -> None:
@@ -157,7 +172,7 @@ class SqliteJobStore:
                 _expect_one(connection.execute(_END_ATTEMPT, ended), job_id)
             _expect_one(connection.execute(_FINISH_JOB, values), job_id)
 
-        await self._writer.run(write)
+        await self._writer.commit(write, then=lambda: self._recent.finish(job_id, ending))
 
     async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
         """See `JobStore.overdue`."""
@@ -179,7 +194,7 @@ class SqliteJobStore:
             connection.executemany(_DELETE_ATTEMPTS, values)
             connection.executemany(_DELETE_JOB, values)
 
-        await self._writer.run(write)
+        await self._writer.commit(write, then=lambda: self._recent.drop(job_ids))
 
     async def existing(self, job_ids: Sequence[JobId]) -> set[JobId]:
         """See `JobStore.existing`."""

@@ -1,15 +1,16 @@
 """The queue of one process: ids in memory, the jobs table behind them.
 
 Each provider has a lane with its own number of slots, so that a slow provider does not hold up the others. Memory
-holds at most `_MOST_IN_MEMORY` ids; past that, jobs stay in the table alone and are read when room comes.
+holds at most `_MOST_IN_MEMORY` ids; past that, jobs stay in the table alone and are read when half of it is free.
 """
 
 import asyncio
+import contextlib
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -20,7 +21,9 @@ from safelight.domain.ids import JobId, ProviderName
 
 _MOST_IN_MEMORY = 50_000
 _PAGE = 2_000
-_PAUSE_AFTER_FAULT_S = 1.0
+_PAUSE_AFTER_FAULT = timedelta(seconds=1)
+_LONGEST_SLEEP_S = 30.0
+"""The wall clock may be set, and a machine may sleep, without the loop's timers knowing."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,8 +62,10 @@ class SqliteQueue:
         self._lanes: dict[ProviderName, _Lane] = {}
         self._later: list[tuple[datetime, JobId, ProviderName]] = []
         self._known: set[JobId] = set()
+        self._woken_again: set[JobId] = set()
+        self._reading = True
         self._read_up_to = 0
-        self._all_read = False
+        self._turned_away = False
         self._stopping = False
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,13 +73,13 @@ class SqliteQueue:
     def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
         """See `Queue.wake`."""
         if job_id in self._known:
-            return
-        if len(self._known) >= _MOST_IN_MEMORY:
-            self._all_read = False
-            return
-        self._known.add(job_id)
-        self._place(job_id, lane, at)
-        self._changed.set()
+            self._woken_again.add(job_id)
+        elif len(self._known) < _MOST_IN_MEMORY:
+            self._known.add(job_id)
+            self._place(job_id, lane, at)
+            self._changed.set()
+        else:
+            self._turned_away = True
 
     def stop(self) -> None:
         """See `Queue.stop`."""
@@ -114,22 +119,24 @@ class SqliteQueue:
         return lane
 
     async def _read_more(self) -> None:
-        """Fill memory from the table: at the start, and when it had overflowed and has room again."""
-        while not self._all_read and len(self._known) + _PAGE <= _MOST_IN_MEMORY:
+        """Fill memory from the table: at the start, and after it had overflowed."""
+        if len(self._known) > _MOST_IN_MEMORY // 2:
+            return
+        while (self._reading or self._turned_away) and len(self._known) + _PAGE <= _MOST_IN_MEMORY:
+            if not self._reading:
+                self._reading, self._turned_away, self._read_up_to = True, False, 0
             try:
                 page = await self._jobs.due(limit=_PAGE, after=self._read_up_to)
             except StorageError as error:
                 log.warning("queue_read_failed", error=error.message)
-                asyncio.get_running_loop().call_later(_PAUSE_AFTER_FAULT_S, self._changed.set)
+                asyncio.get_running_loop().call_later(_PAUSE_AFTER_FAULT.total_seconds(), self._changed.set)
                 return
             for sequence, job_id, lane, at in page:
                 self._read_up_to = sequence
                 if job_id not in self._known:
                     self._known.add(job_id)
                     self._place(job_id, lane, at)
-            if len(page) < _PAGE:
-                self._all_read = True
-                self._read_up_to = 0
+            self._reading = len(page) == _PAGE
 
     def _promote(self) -> None:
         now = self._now()
@@ -139,13 +146,13 @@ class SqliteQueue:
 
     def _hand_out(self, handler: StepHandler) -> None:
         """One id of each lane in turn, as long as slots are free."""
-        busy = True
-        while busy and self._free > 0:
-            busy = False
-            for name, lane in self._lanes.items():
-                if lane.ready and lane.running < lane.slots and self._free > 0:
-                    self._start(lane.ready.popleft(), name, lane, handler)
-                    busy = True
+        while self._free > 0 and not self._stopping and (name := self._next_lane()) is not None:
+            lane = self._lanes[name] = self._lanes.pop(name)  # to the end: next time the others come first
+            self._start(lane.ready.popleft(), name, lane, handler)
+
+    def _next_lane(self) -> ProviderName | None:
+        ready = (name for name, lane in self._lanes.items() if lane.ready and lane.running < lane.slots)
+        return next(ready, None)
 
     def _start(self, job_id: JobId, name: ProviderName, lane: _Lane, handler: StepHandler) -> None:
         self._free -= 1
@@ -158,23 +165,32 @@ class SqliteQueue:
         again: Again | None = None
         try:
             again = await handler(job_id)
+        except StorageError as error:
+            log.warning("step_postponed", job_id=job_id, error=error.message)
+            again = Again(at=self._now() + _PAUSE_AFTER_FAULT, lane=name)
         except Exception:
             log.exception("step_crashed", job_id=job_id)
-            again = Again(at=datetime.fromtimestamp(self._now().timestamp() + _PAUSE_AFTER_FAULT_S, tz=UTC), lane=name)
+            again = Again(at=self._now() + _PAUSE_AFTER_FAULT, lane=name)
         finally:
             self._free += 1
             lane.running -= 1
-            if again is None:
-                self._known.discard(job_id)
-            else:
-                self._place(job_id, again.lane, again.at)
+            self._put_back(job_id, name, again)
+            if not lane.running and not lane.ready:
+                del self._lanes[name]  # callers name providers that do not exist, each a lane of its own
             self._changed.set()
+
+    def _put_back(self, job_id: JobId, name: ProviderName, again: Again | None) -> None:
+        if again is None and job_id in self._woken_again:
+            again = Again(at=self._now(), lane=name)
+        self._woken_again.discard(job_id)
+        if again is None:
+            self._known.discard(job_id)
+        else:
+            self._place(job_id, again.lane, again.at)
 
     async def _sleep(self) -> None:
         """Wait for news, or for the first of those that come later."""
-        delay = max(0.0, (self._later[0][0] - self._now()).total_seconds()) if self._later else None
-        try:
-            async with asyncio.timeout(delay):
+        delay = (self._later[0][0] - self._now()).total_seconds() if self._later else _LONGEST_SLEEP_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(max(0.0, delay), _LONGEST_SLEEP_S)):
                 await self._changed.wait()
-        except TimeoutError:
-            pass

@@ -1,0 +1,71 @@
+"""The jobs that are being worked on and asked for, kept in memory beside the table."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.job import Attempt, Ending, Job, JobStatus
+
+_MOST = 4_000
+
+
+class RecentJobs:
+    """Jobs as they were last committed, the longest unused dropped first.
+
+    True because one process owns the file: every commit goes through the store, which tells it here. A job that is
+    not here is read from the table.
+    """
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._jobs: OrderedDict[JobId, Job] = OrderedDict()
+
+    def get(self, job_id: JobId) -> Job | None:
+        """The job, if it is here."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            self._jobs.move_to_end(job_id)
+        return job
+
+    def keep(self, job: Job) -> None:
+        """Take a job in."""
+        self._jobs[job.id] = job
+        if len(self._jobs) > _MOST:
+            self._jobs.popitem(last=False)
+
+    def start(self, job_id: JobId, attempt: Attempt) -> None:
+        """Apply the start of an attempt."""
+        if (job := self._jobs.get(job_id)) is not None:
+            self._jobs[job_id] = replace(
+                job,
+                status=JobStatus.PROCESSING,
+                started_at=job.started_at or attempt.started_at,
+                attempts=attempt.number,
+                lane=attempt.target.provider,
+            )
+
+    def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
+        """Apply where and when the job goes on."""
+        if (job := self._jobs.get(job_id)) is not None:
+            self._jobs[job_id] = replace(job, lane=lane, due_at=due_at)
+
+    def finish(self, job_id: JobId, ending: Ending) -> None:
+        """Apply the end."""
+        if (job := self._jobs.get(job_id)) is not None:
+            self._jobs[job_id] = replace(
+                job,
+                status=ending.status,
+                due_at=None,
+                completed_at=ending.completed_at,
+                result=ending.result,
+                error=ending.error,
+                charged=ending.charged,
+                cost_micros=ending.cost_micros,
+            )
+
+    def drop(self, job_ids: Sequence[JobId]) -> None:
+        """Forget jobs."""
+        for job_id in job_ids:
+            self._jobs.pop(job_id, None)

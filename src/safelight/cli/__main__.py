@@ -1,0 +1,5 @@
+"""`python -m safelight.cli`."""
+
+from safelight.cli import main
+
+main()

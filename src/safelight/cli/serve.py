@@ -1,0 +1,57 @@
+"""`safelight serve`."""
+
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+import typer
+import uvloop
+
+from safelight import logs, server
+from safelight.cli import options
+from safelight.cli.faults import explained
+from safelight.config import Settings
+from safelight.wiring import enabled_providers, provider_modules
+
+
+def serve(
+    config: options.Config = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", "-p", help="Port to listen on; 0 takes a free one.")] = None,
+    data_dir: options.DataDir = None,
+    log_format: Annotated[
+        Literal["console", "json"] | None, typer.Option(help="For reading, or one JSON object a line.")
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None, typer.Option(help="The least that is logged.")
+    ] = None,
+) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    Options win over SAFELIGHT_* variables (such as SAFELIGHT_SERVER__PORT), and those over the settings file.
+    `safelight settings` lists every setting.
+    """
+    with explained():
+        settings = options.settings(
+            config,
+            data_dir=data_dir,
+            server={"host": host, "port": port},
+            log={"format": log_format, "level": log_level},
+        )
+        logs.configure(style=settings.log.format, level=settings.log.level)
+        listener = server.listen(settings)
+        uvloop.run(server.serve(settings, listener, started=lambda address: typer.echo(_greeting(settings, address))))
+
+
+def _greeting(settings: Settings, address: str) -> str:
+    enabled = enabled_providers(settings)
+    off = provider_modules().keys() - {entry.type or name for name, entry in enabled.items()}
+    lines = [
+        f"Safelight listens on {address}",
+        f"  version      {version('safelight')}",
+        f"  docs         {address}/docs",
+        f"  data folder  {settings.storage.data_dir.absolute()}",
+        f"  providers    {', '.join(enabled) or 'none'}",
+    ]
+    if off:
+        lines.append(f"  not on       {', '.join(sorted(off))}: `safelight doctor` says how to switch them on")
+    return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""Where log lines go, and how they look. Set up once, by the process that serves."""
+
+import logging
+import sys
+from typing import Literal, TextIO
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def configure(*, style: Literal["console", "json"], level: str) -> None:
+    """Log to standard error from `level` on: one JSON object a line, or for reading.
+
+    Traces are plain in both styles: those of rich and of structlog show local variables, and keys and prompts with them.
+    """
+    least = logging.getLevelNamesMapping()[level.upper()]
+    stamps: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*stamps, *(_json() if style == "json" else _console(sys.stderr))],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
+        if style == "json"
+        else structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    _take_over_libraries(max(least, logging.WARNING))
+
+
+def _json() -> list[Processor]:
+    return [structlog.processors.format_exc_info, _to_json]
+
+
+def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    return _encode(event)
+
+
+def _console(stream: TextIO) -> list[Processor]:
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+    )
+    return [renderer]
+
+
+class _Forwarder(logging.Handler):
+    """Brings what libraries log into our own stream, so that it has one shape."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None
+        )
+
+
+def _take_over_libraries(least: int) -> None:
+    root = logging.getLogger()
+    root.handlers = [_Forwarder()]
+    root.setLevel(least)
+    logging.captureWarnings(capture=True)

@@ -1,0 +1,150 @@
+"""The queries, and waiting for an end."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from safelight.adapters.bell import LocalBell
+from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.application.ports import JobFilter
+from safelight.application.read import Read
+from safelight.domain.errors import NotFound
+from safelight.domain.ids import JobId
+from safelight.domain.image import Operation
+from safelight.domain.job import Charged, Ending, Job, JobError, JobStatus
+from tests.doubles import FakeClock
+from tests.making import NOON, job, new_id, started
+
+FAILED = Ending(
+    completed_at=NOON,
+    charged=Charged.NO,
+    cost_micros=None,
+    error=JobError(status_code=500, code="x", message="x"),
+)
+
+
+class CountedBell(LocalBell):
+    """Tells of each listener."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listeners = asyncio.Semaphore(0)
+
+    def listen(self, job_id: JobId) -> "asyncio.Future[None]":
+        self.listeners.release()
+        return super().listen(job_id)
+
+    async def is_quiet(self) -> bool:
+        await asyncio.sleep(0)  # futures tell of their end with the loop's next turn
+        return not self._waiting
+
+
+class Desk:
+    def __init__(self, store: SqliteJobStore) -> None:
+        self.store = store
+        self.bell = CountedBell()
+        self.clock = FakeClock()
+        self.read = Read(store=store, bell=self.bell, clock=self.clock)
+
+    async def submitted(self, **members: int) -> Job:
+        new = job(**members)
+        await self.store.submit(new)
+        return new
+
+    async def end(self, ended: Job) -> None:
+        await self.store.finish(ended.id, FAILED, tries=0)
+        self.bell.ring(ended.id)
+
+
+@pytest.fixture
+def desk(store: SqliteJobStore) -> Desk:
+    return Desk(store)
+
+
+async def test_a_job_is_read_by_its_id_and_type(desk: Desk) -> None:
+    new = await desk.submitted()
+    assert await desk.read.job(new.id) == new
+    assert await desk.read.job(new.id, Operation.GENERATION) == new
+    with pytest.raises(NotFound, match="operation type mismatch"):
+        await desk.read.job(new.id, Operation.EDIT)
+    with pytest.raises(NotFound, match="job not found or expired"):
+        await desk.read.job(new_id())
+
+
+async def test_a_job_is_gone_from_the_moment_it_expires(desk: Desk) -> None:
+    new = await desk.submitted(ttl_s=60)
+    await desk.end(new)
+    desk.clock.move(60)
+    desk.clock.moment -= timedelta(microseconds=1)
+    assert (await desk.read.job(new.id)).status is JobStatus.FAILED
+    assert (await desk.read.history(new.id)).job.status is JobStatus.FAILED
+    assert len((await desk.read.jobs(JobFilter())).jobs) == 1
+    desk.clock.moment += timedelta(microseconds=1)
+    for read in (desk.read.job(new.id), desk.read.history(new.id), desk.read.job(new.id, Operation.EDIT)):
+        with pytest.raises(NotFound, match="job not found or expired"):
+            await read
+    assert (await desk.read.jobs(JobFilter())).jobs == ()
+
+
+async def test_the_ledger_is_read_with_the_job(desk: Desk) -> None:
+    new = await desk.submitted()
+    await desk.store.start_attempt(new.id, started())
+    assert (await desk.read.history(new.id)).attempts == (started(),)
+    with pytest.raises(NotFound):
+        await desk.read.history(new_id())
+
+
+async def test_the_place_in_the_queue(desk: Desk) -> None:
+    first, second = await desk.submitted(), await desk.submitted()
+    assert await desk.read.queue_position(first) == 0
+    assert await desk.read.queue_position(second) == 1
+    await desk.store.start_attempt(first.id, started())
+    assert await desk.read.queue_position(await desk.read.job(first.id)) is None
+    assert await desk.read.queue_position(second) == 0
+
+
+async def test_whoever_waits_is_told_of_the_end(desk: Desk) -> None:
+    new = await desk.submitted()
+    waiting = asyncio.create_task(desk.read.ended(new.id))
+    await desk.bell.listeners.acquire()
+    await desk.end(new)
+    assert (await waiting).status is JobStatus.FAILED
+    assert await desk.bell.is_quiet()
+
+
+async def test_an_end_before_the_wait_is_seen_at_once(desk: Desk) -> None:
+    new = await desk.submitted()
+    await desk.end(new)
+    assert (await desk.read.ended(new.id)).status is JobStatus.FAILED
+    assert await desk.bell.is_quiet()
+
+
+async def test_a_wait_ends_in_time_or_when_the_bell_is_silenced(desk: Desk) -> None:
+    new = await desk.submitted()
+    assert (await desk.read.ended(new.id, timeout_s=0.001)).status is JobStatus.PENDING
+    await desk.bell.listeners.acquire()
+    waiting = asyncio.create_task(desk.read.ended(new.id))
+    await desk.bell.listeners.acquire()
+    desk.bell.silence()
+    assert (await waiting).status is JobStatus.PENDING
+    assert (await desk.read.ended(new.id)).status is JobStatus.PENDING
+    assert await desk.bell.is_quiet()
+
+
+async def test_a_waiter_that_leaves_leaves_nothing_behind(desk: Desk) -> None:
+    new = await desk.submitted()
+    waiters = [asyncio.create_task(desk.read.ended(new.id)) for _ in range(3)]
+    for _ in waiters:
+        await desk.bell.listeners.acquire()
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.gather(*waiters, return_exceptions=True)
+    assert await desk.bell.is_quiet()
+    desk.bell.ring(new.id)
+
+
+async def test_waiting_for_an_unknown_job_is_refused(desk: Desk) -> None:
+    with pytest.raises(NotFound):
+        await desk.read.ended(new_id())
+    assert await desk.bell.is_quiet()
