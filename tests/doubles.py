@@ -70,7 +70,7 @@ class ScriptedProvider:
         self.polled: list[str] = []
 
     def spec(self, model: str) -> ModelSpec | None:
-        return next((spec for spec in self.specs if spec.name == model), None)
+        return next((spec for spec in self.specs if model in {spec.name, *spec.aliases}), None)
 
     async def start(self, call: Call) -> Accepted | Finished:
         self.calls.append(call)
@@ -81,6 +81,10 @@ class ScriptedProvider:
         self.polled.append(handle)
         answer: Any = await self._given(self.polls, call)
         return answer if answer is not None else await drawn(call)
+
+    async def cancel(self, handle: str, call: Call) -> bool:
+        del handle, call
+        return False
 
     @staticmethod
     async def _given(answers: list[Answer], call: Call) -> object:

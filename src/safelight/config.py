@@ -115,6 +115,7 @@ class ProviderEntrySettings(BaseModel):
     connect_timeout: Seconds = Field(10, description="Seconds to connect.")
     retries: RetrySettings = RetrySettings()
     repeatable: bool | None = Field(None, description="Whether a repeated call costs nothing.")
+    models: tuple[dict[str, Any], ...] = Field((), description="Models that extend or override the catalogue's.")
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -142,7 +143,9 @@ class Settings(BaseSettings):
     providers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], ProviderEntrySettings] = Field(
         default_factory=dict, description="Where images come from."
     )
-    prices: dict[str, Any] = Field(default_factory=dict, max_length=0, description="Comes with a later release.")
+    prices: dict[Annotated[str, Field(pattern=r"^[^/]+/.+$")], dict[str, Any]] = Field(
+        default_factory=dict, description="What PROVIDER/MODEL costs; adds to the prices that ship and overrides them."
+    )
     webhooks: list[Any] = Field(default_factory=list, max_length=0, description="Comes with a later release.")
     virtual_keys: list[Any] = Field(default_factory=list, max_length=0, description="Comes with a later release.")
 
@@ -199,12 +202,19 @@ def _file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"the settings file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the settings file {path} is not YAML: {error}") from error
+        raise ConfigurationError(f"the settings file {path} is not YAML: {_where_broken(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ConfigurationError(f"the settings file {path} must hold names with values")
     return content
+
+
+def _where_broken(error: Exception) -> str:
+    """Where and why, without the line itself: a key may stand in it."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{place}{getattr(error, 'problem', None) or 'it cannot be read'}"
 
 
 def _resolved(value: Any, where: str, missing: dict[str, str]) -> Any:

@@ -1,8 +1,9 @@
 """Where log lines go, and how they look. Set up once, by the process that serves."""
 
+import contextlib
 import logging
 import sys
-from typing import Literal, TextIO
+from typing import IO, Any, BinaryIO, Literal, TextIO, cast
 
 import msgspec
 import structlog
@@ -24,12 +25,30 @@ def configure(*, style: Literal["console", "json"], level: str) -> None:
     structlog.configure(
         processors=[*stamps, *(_json() if style == "json" else _console(sys.stderr))],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _Unfailing(sys.stderr.buffer)))
         if style == "json"
-        else structlog.WriteLoggerFactory(sys.stderr),
+        else structlog.WriteLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     _take_over_libraries(max(least, logging.WARNING))
+
+
+class _Unfailing:
+    """A stream whose faults are passed over: a full disk or a reader who left must not fail what is told of.
+
+    `structlog` asks no more of its stream than this.
+    """
+
+    def __init__(self, stream: IO[Any]) -> None:
+        self._stream = stream
+
+    def write(self, text: str | bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def _json() -> list[Processor]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Generator
@@ -14,11 +16,12 @@ from safelight.adapters.data_dir import acquire
 from safelight.config import Settings
 from safelight.domain.errors import ConfigurationError
 from safelight.http_protocol import HttpProtocol
-from safelight.wiring import Gateway
+from safelight.wiring import Gateway, open_gateway
 
 log = structlog.get_logger(__name__)
 
 _CONNECTION_GRACE_S = 5
+_GC_THRESHOLDS = (10_000, 20, 20)
 _BACKLOG = 2048
 
 
@@ -34,7 +37,11 @@ def listen(settings: Settings) -> socket.socket:
         family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
         return socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {server.host}:{server.port}: {error.strerror}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigurationError(
+            f"cannot listen on {server.host}:{server.port}: {reason}. Choose another address with --host and --port, "
+            "or server.host and server.port in the settings"
+        ) from error
 
 
 def address_of(listener: socket.socket) -> str:
@@ -81,17 +88,20 @@ async def embedded(settings: Settings, *, waiting: Callable[[float], None]) -> A
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings, address: str) -> AsyncIterator[Gateway]:
-    data_dir = acquire(settings.storage.data_dir, address=address)
-    try:
-        gateway = Gateway(settings, data_dir)
-    except BaseException:
-        data_dir.release()
-        raise
+    gateway = await open_gateway(settings, acquire(settings.storage.data_dir, address=address))
     try:
         await gateway.start()
+        _spare_the_collector()
         yield gateway
     finally:
         await gateway.close()
+
+
+def _spare_the_collector() -> None:
+    """Keep the garbage collector from walking through what lives as long as the process, again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 class _Server(uvicorn.Server):

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import secrets
+from collections import defaultdict
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from safelight.adapters.data_dir import DataDir, database_of
 from safelight.adapters.fetch import HttpPictureFetcher
 from safelight.adapters.images import JobWorkspace
 from safelight.adapters.providers._base import ProviderModule, ProviderSettings
+from safelight.adapters.providers._catalogue import read_price
 from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import load_providers
 from safelight.adapters.sqlite.inspection import SqliteInspection
@@ -34,6 +37,7 @@ from safelight.application.sweep import Sweep
 from safelight.config import KeySettings, ProviderEntrySettings, Settings
 from safelight.domain.errors import ConfigurationError, StorageError
 from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.price import Price
 from safelight.domain.schedule import RetryPolicy
 
 log = structlog.get_logger(__name__)
@@ -65,6 +69,7 @@ def provider_settings(name: str, entry: ProviderEntrySettings) -> ProviderSettin
         connect_timeout_s=entry.connect_timeout,
         retry=RetryPolicy(max=entry.retries.max, initial_s=entry.retries.initial, max_delay_s=entry.retries.max_delay),
         repeatable=entry.repeatable,
+        models=entry.models,
         options=entry.options,
     )
 
@@ -81,8 +86,22 @@ def enabled_providers(settings: Settings) -> Mapping[str, ProviderEntrySettings]
 
 def open_providers(settings: Settings, sessions: HttpSessions) -> dict[ProviderName, ProviderEntry]:
     """Make every enabled provider; raises `ConfigurationError`. Sends nothing."""
-    entries = enabled_providers(settings)
-    return {ProviderName(name): open_provider(name, entry, sessions) for name, entry in entries.items()}
+    prices = operator_prices(settings)
+    return {
+        ProviderName(name): replace(open_provider(name, entry, sessions), prices=prices.get(name, {}))
+        for name, entry in enabled_providers(settings).items()
+    }
+
+
+def operator_prices(settings: Settings) -> Mapping[str, Mapping[str, Price]]:
+    """The settings' prices, by provider and model; raises `ConfigurationError`."""
+    known, found = known_entries(settings), defaultdict[str, dict[str, Price]](dict)
+    for target, table in settings.prices.items():
+        provider, _, model = target.partition("/")
+        if provider not in known:
+            raise ConfigurationError(f"prices: {target!r} names a provider that is not in the settings")
+        found[provider][model] = read_price(table, where=f"prices: {target!r}")
+    return found
 
 
 def open_provider(name: str, entry: ProviderEntrySettings, sessions: HttpSessions) -> ProviderEntry:
@@ -107,6 +126,16 @@ def open_provider(name: str, entry: ProviderEntrySettings, sessions: HttpSession
     )
 
 
+def warn_of_endings(providers: Mapping[ProviderName, Provider], today: date) -> None:
+    """Tell the operator of models that are shut down, or soon will be."""
+    for name, provider in providers.items():
+        for spec in provider.specs:
+            if spec.near_its_end(today):
+                end = spec.shutdown_date.isoformat() if spec.shutdown_date else None
+                life = spec.life_on(today).value
+                log.warning("model_near_its_end", model=f"{name}/{spec.name}", life=life, shutdown_date=end)
+
+
 def open_inspection(folder: Path) -> SqliteInspection | None:
     """Look into the database of a data folder, which may be in use; `None` when there is none yet.
 
@@ -127,17 +156,27 @@ def _keys(name: str, keys: tuple[KeySettings, ...]) -> tuple[KeyEntry, ...]:
     return tuple(entries) or (KeyEntry(key=ProviderKey(name=None, value=None)),)
 
 
+async def open_gateway(settings: Settings, data_dir: DataDir) -> "Gateway":
+    """Make a gateway, not started yet; on a failure nothing stays open. Raises as `Gateway` does."""
+    sessions = open_sessions()
+    try:
+        return Gateway(settings, data_dir, sessions)
+    except BaseException:
+        await sessions.close()
+        data_dir.release()
+        raise
+
+
 class Gateway:
     """A whole gateway on a data folder: `start`, serve `app`, `drain`, `close`."""
 
-    def __init__(self, settings: Settings, data_dir: DataDir) -> None:
+    def __init__(self, settings: Settings, data_dir: DataDir, sessions: HttpSessions | None = None) -> None:
         """Open the database; raises `ConfigurationError`, `StorageError`. Needs a running loop."""
         self._settings = settings
         self._data_dir = data_dir
         self._clock = SystemClock()
         self._bell = LocalBell()
-        self._sessions = open_sessions()
-        self._fetcher = HttpPictureFetcher()
+        self._sessions = sessions or open_sessions()
         self._providers = open_providers(settings, self._sessions)
         self._blobs = LocalBlobStore(data_dir.blobs)
         self._store = SqliteJobStore(data_dir.database)
@@ -150,6 +189,7 @@ class Gateway:
         self._accepting = True
         self._tasks: list[asyncio.Task[None]] = []
         self._engine: asyncio.Task[None] | None = None
+        self._fetcher: HttpPictureFetcher | None = None
         self.read = Read(store=self._store, bell=self._bell, clock=self._clock)
         self.submit = Submit(store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock)
         self.app: Starlette
@@ -180,6 +220,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Make the application; take up the jobs that an earlier process left."""
+        warn_of_endings(self._ports(), self._clock.now().date())
         secret = await self._store.fact("link_secret", secrets.token_bytes(32))
         server, jobs = self._settings.server, self._settings.jobs
         self.app = create_app(
@@ -200,15 +241,16 @@ class Gateway:
                 ready=self._check_ready,
             )
         )
-        self._engine = asyncio.create_task(self._queue.run(self._advance().step))
+        self._fetcher = HttpPictureFetcher()
+        self._engine = asyncio.create_task(self._queue.run(self._advance(self._fetcher).step))
         self._tasks = [asyncio.create_task(self._sweep_for_ever())]
 
-    def _advance(self) -> Advance:
+    def _advance(self, fetcher: HttpPictureFetcher) -> Advance:
         return Advance(
             store=self._store,
             providers=self._providers,
             workspace=self.workspace,
-            fetcher=self._fetcher,
+            fetcher=fetcher,
             bell=self._bell,
             clock=self._clock,
             on_unknown=self._settings.jobs.on_unknown,
@@ -258,7 +300,8 @@ class Gateway:
         for entry in self._providers.values():
             with contextlib.suppress(Exception):
                 await entry.provider.close()
-        await self._fetcher.close()
+        if self._fetcher is not None:
+            await self._fetcher.close()
         await self._sessions.close()
         await self._store.close()
         await self._blobs.close()

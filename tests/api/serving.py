@@ -14,7 +14,7 @@ from typing import Any, Generic, Self, TypeVar
 from safelight.adapters.data_dir import acquire
 from safelight.config import Settings, load
 from safelight.server import _Server, address_of, listen
-from safelight.wiring import Gateway
+from safelight.wiring import Gateway, open_gateway
 from tests.simulators._base import Simulator
 
 T = TypeVar("T")
@@ -36,10 +36,8 @@ def settings_for(data_dir: Path, **sections: Mapping[str, Any]) -> Settings:
 class ServedGateway:
     """Starts with `with`, and is reached at `url`; `call` runs a coroutine beside it, in its own loop."""
 
-    def __init__(self, settings: Settings, prepare: Callable[[Gateway], None] = lambda _: None) -> None:
-        """`prepare` may put a faulty part into the gateway before it starts."""
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._prepare = prepare
         self._started: Future[str] = Future()
         self._stop: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
@@ -77,9 +75,12 @@ class ServedGateway:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    async def running_requests(self) -> int:
-        """How many requests are being worked on; to be run through `call`."""
-        return len(self._server.server_state.tasks)
+    def wait_until_idle(self) -> None:
+        """Wait until no request is being worked on."""
+        deadline = time.monotonic() + START_S
+        while self._server.server_state.tasks or self._server.server_state.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         async def run() -> T:
@@ -100,9 +101,8 @@ class ServedGateway:
 
     async def _serve(self, listener: socket.socket) -> None:
         address = address_of(listener)
-        self.gateway = Gateway(self.settings, acquire(self.settings.storage.data_dir, address=address))
+        self.gateway = await open_gateway(self.settings, acquire(self.settings.storage.data_dir, address=address))
         try:
-            self._prepare(self.gateway)
             await self.gateway.start()
             self._server = server = _Server(self.gateway, started=lambda: self._started.set_result(address))
             serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -48,6 +48,7 @@ def without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
         ({**SMALL, "stream": "true"}, "stream must be true or false", "stream"),
         ({**SMALL, "n": 0}, "n must be 1 to 10", "n"),
         ({**SMALL, "n": "2"}, "n must be a whole number", "n"),
+        ({**SMALL, "n": 1.5}, "n must be a whole number", "n"),
         ({**SMALL, "n": True}, "n must be a whole number", "n"),
         ({**SMALL, "n": 2**70}, "n must be 1 to 10", "n"),
         ({**SMALL, "size": "15x15"}, "size: each side must be 16 to 16384 pixels", "size"),
@@ -137,6 +138,7 @@ async def test_generation_takes_json_alone(client: Client, kind: str) -> None:
     "more",
     [
         dict.fromkeys(("n", "size", "quality", "seed", "stream", "fallbacks", "input_images", "user")),
+        {"n": 1.0, "seed": 7.0},
         {"n": 1, "seed": -(2**63), "background": "opaque", "quality": "low", "response_format": "b64_json"},
         {"output_format": "webp", "output_compression": 0, "user": "u" * 512},
         {"stream": False, "fallbacks": [], "input_images": []},
@@ -326,12 +328,11 @@ async def test_prompt_of_an_edit_is_for_the_provider_to_ask_for(client: Client) 
 
 
 async def test_further_images_of_a_variation_are_extra_parameters(client: Client, upstream: OpenAISimulator) -> None:
-    parts = [OPENAI_MODEL := ("model", "openai/gpt-image-2"), IMAGE, File("image", png(32, 32))]
+    parts = [("model", "openai/gpt-image-2"), IMAGE, File("image", png(32, 32))]
 
     await client.run("variations", parts)
     await client.run("variations", parts, headers={"x-bf-passthrough-extra-params": "true"})
 
-    assert OPENAI_MODEL
     assert [len(exchange.files) for exchange in upstream.exchanges] == [1, 2]
 
 

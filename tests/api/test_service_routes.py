@@ -317,7 +317,6 @@ async def test_link_is_proof_against_tampering(client: Client, link: str) -> Non
         f"{path}?{other.query}" if other.query != query else path,
         f"{folder}/x{name}?{query}",
         f"/v1/files/{folder.rpartition('/')[2].upper()}/{name}?{query}",
-        f"{folder}/..%2f{name}?{query}",
         f"{folder}/%00{name}?{query}",
         f"{folder}/{name.partition('.')[0]}%00.png?{query}",
     ]

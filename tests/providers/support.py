@@ -152,6 +152,8 @@ class ProviderCase:
     """One request that works for each operation that it offers; the first is the plainest."""
     unsupported: ImageRequest | None
     """One with a field that its model cannot express; `None` where everything goes through."""
+    unclear: frozenset[int] = frozenset({504})
+    """Statuses of a refused purchase that leave open whether it was charged."""
 
 
 def generation(model: str, provider: str = "openai", **more: Any) -> ImageRequest:

@@ -10,7 +10,6 @@ from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._openai_shape import VARIATION_PROMPT
 from safelight.adapters.providers.openai_compatible import PROVIDER
 from safelight.application.ports import Provider, ProviderKey, RemotePicture
-from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ConfigurationError,
     ProviderAuthError,
@@ -154,7 +153,7 @@ class TestFields:
     async def test_models_may_be_described_in_the_settings(
         self, simulator: OpenAICompatibleSimulator, sessions: HttpSessions, workspace: FolderWorkspace
     ) -> None:
-        spec = ModelSpec(name="flux", operations=frozenset({Operation.GENERATION}), fields=frozenset({"size"}))
+        spec = {"name": "flux", "operations": ["image_generation"], "fields": ["size"]}
         provider = open_provider("openai_compatible", sessions, simulator.base_url, models=(spec,))
         with pytest.raises(UnsupportedFeature):
             await provider.start(call(flux(seed=1), workspace))

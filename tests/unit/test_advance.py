@@ -1,7 +1,9 @@
 """The engine on the real store, with providers that do as they are told."""
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +27,7 @@ from safelight.application.ports import (
 )
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
+    ErrorClass,
     InvalidRequest,
     NotFound,
     ProviderAuthError,
@@ -42,6 +45,7 @@ from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import Operation, Usage
 from safelight.domain.job import Attempt, AttemptState, Charged, Job, JobHistory, JobStatus
 from safelight.domain.plan import OnUnknown
+from safelight.domain.price import ImagePrice, Price
 from safelight.domain.schedule import RetryPolicy
 from tests.doubles import (
     FakeClock,
@@ -443,6 +447,7 @@ async def test_a_call_that_a_dead_process_left_is_repeated_where_that_is_free(be
     bench.offer(PAID, bench.paid, repeatable=True)
     history = await bench.run(await left_open(bench))
     assert states(history) == ["unknown", "succeeded"]
+    assert history.attempts[0].error_class is ErrorClass.ABANDONED
     assert bench.paid.calls[0].attempt == 2
 
 
@@ -673,6 +678,47 @@ async def test_two_that_take_up_one_job_make_one_call(bench: Bench) -> None:
     bench.store.instead["history"] = stale
     assert await bench.engine().step(new.id) is None
     assert len(bench.paid.calls) == 1
+
+
+# What it costs
+
+
+PRICE = Price(per_image=(ImagePrice(usd=Decimal("0.02")),))
+
+
+async def test_a_cost_that_nobody_told_comes_from_the_price_list(bench: Bench) -> None:
+    bench.paid.specs = [replace(SPEC, price=PRICE)]
+    history = await bench.run(await bench.submit(request=request(n=3)))
+    assert [attempt.n for attempt in history.attempts] == [2, 1]
+    assert history.job.cost_micros == 60_000
+
+
+async def test_the_providers_own_word_wins_over_the_list(bench: Bench) -> None:
+    bench.paid.specs = [replace(SPEC, price=PRICE)]
+    bench.paid.answers = [lambda call: drawn(call, cost_micros=0)]
+    assert (await bench.run(await bench.submit())).job.cost_micros == 0
+
+
+async def test_the_operators_price_wins_over_the_list(bench: Bench) -> None:
+    dearer = Price(per_image=(ImagePrice(usd=Decimal("0.5")),))
+    bench.paid.specs = [replace(SPEC, price=PRICE)]
+    bench.offer(PAID, bench.paid, prices={"flux": dearer})
+    assert (await bench.run(await bench.submit())).job.cost_micros == 500_000
+
+
+async def test_the_operator_prices_a_model_that_nobody_knows(bench: Bench) -> None:
+    bench.offer(PAID, bench.paid, prices={"flux": PRICE})
+    assert (await bench.run(await bench.submit())).job.cost_micros == 20_000
+
+
+async def test_a_model_without_a_price_has_no_known_cost(bench: Bench) -> None:
+    assert (await bench.run(await bench.submit())).job.cost_micros is None
+
+
+def test_a_price_by_the_models_own_name_holds_for_its_aliases(bench: Bench) -> None:
+    bench.paid.specs = [replace(SPEC, aliases=frozenset({"flux-2026"}))]
+    bench.offer(PAID, bench.paid, prices={"flux": PRICE})
+    assert bench.providers[PAID].price("flux-2026") is PRICE
 
 
 # Small things

@@ -1,11 +1,12 @@
 """What a model accepts."""
 
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
 
-from safelight.domain.capability import OPTIONAL_FIELDS, ModelSpec, PixelRule
+from safelight.domain.capability import OPTIONAL_FIELDS, Life, ModelSpec, PixelRule, refuse_retired
 from safelight.domain.errors import UnsupportedFeature
 from safelight.domain.image import Dimensions, ImageRequest, InputImage, Operation
 from tests.making import image, request
@@ -130,3 +131,53 @@ def test_rules_on_combinations_come_last() -> None:
     model = spec(rules=(rule,))
     model.check(request(background="white"))
     assert refusal(model, request(background="jpeg", output_format="jpeg")) == ("background", "no")
+
+
+TODAY = date(2026, 11, 23)
+
+
+@pytest.mark.parametrize(
+    ("members", "life", "near"),
+    [
+        ({}, Life.LIVE, False),
+        ({"life": Life.LEGACY}, Life.LEGACY, False),
+        ({"life": Life.RETIRED}, Life.RETIRED, True),
+        ({"shutdown_date": date(2027, 1, 23)}, Life.LIVE, False),
+        ({"shutdown_date": date(2027, 1, 22)}, Life.LIVE, True),
+        ({"shutdown_date": date(2026, 11, 24), "life": Life.LEGACY}, Life.LEGACY, True),
+        ({"shutdown_date": TODAY}, Life.RETIRED, True),
+        ({"shutdown_date": date(2026, 1, 1)}, Life.RETIRED, True),
+    ],
+)
+def test_the_date_of_its_end_decides_a_models_life(members: dict[str, Any], life: Life, near: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    model = spec(**members)
+    assert (model.life_on(TODAY), model.near_its_end(TODAY)) == (life, near)
+
+
+def test_a_retired_model_is_refused_with_what_can_take_its_place() -> None:
+    generation = frozenset({Operation.GENERATION})
+    gone = spec(name="old", shutdown_date=date(2026, 10, 23))
+    offered = [
+        gone,
+        spec(name="new", operations=generation),
+        spec(name="vary", operations=frozenset({Operation.VARIATION})),
+        spec(name="ends", operations=generation, shutdown_date=date(2026, 12, 1)),
+        spec(name="legacy", operations=generation, life=Life.LEGACY),
+        *(spec(name=f"more-{number}", operations=generation) for number in range(9)),
+    ]
+    with pytest.raises(UnsupportedFeature) as caught:
+        refuse_retired(gone, request(), offered, TODAY)
+    assert caught.value.param == "model"
+    assert str(caught.value) == (
+        "model old was shut down on 2026-10-23; use new, more-0, more-1, more-2, more-3 instead"
+    )
+    refuse_retired(gone, request(), offered, date(2026, 10, 22))
+    with pytest.raises(UnsupportedFeature, match=r"^model old is shut down$"):
+        refuse_retired(spec(name="old", life=Life.RETIRED), request(), [], TODAY)
+
+
+def test_a_ratio_is_one_that_the_model_knows() -> None:
+    model = spec(fields=frozenset({"aspect_ratio"}), aspect_ratios=frozenset({"1:1", "16:9"}))
+    model.check(request(aspect_ratio="16:9"))
+    expected = "model flux has no aspect_ratio '2:1'; expected one of 16:9, 1:1"
+    assert refusal(model, request(aspect_ratio="2:1")) == ("aspect_ratio", expected)

@@ -7,6 +7,7 @@ from safelight.domain.errors import (
     ConfigurationError,
     ErrorClass,
     InvalidRequest,
+    ProviderAbandoned,
     ProviderBusy,
     ProviderError,
     SafelightError,
@@ -34,6 +35,7 @@ def test_each_class_of_provider_error_has_one_exception() -> None:
         (ErrorClass.BUSY, False, True),
         (ErrorClass.UNAVAILABLE, False, True),
         (ErrorClass.UNCERTAIN, True, True),
+        (ErrorClass.ABANDONED, True, False),
         (ErrorClass.PROTOCOL, True, False),
     ],
 )
@@ -45,6 +47,7 @@ def test_a_class_says_what_may_have_been_paid(
 
 def test_codes_are_stable_and_their_own() -> None:
     kinds: list[type[SafelightError]] = [*PROVIDER_ERRORS, StorageError, Superseded, InvalidRequest]
+    kinds.remove(ProviderAbandoned)  # callers are told the same as of any unknown outcome
     codes = {kind.code for kind in kinds}
     assert len(codes) == len(kinds)
 

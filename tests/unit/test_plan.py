@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safelight.domain.errors import ErrorClass
 from safelight.domain.job import Attempt, AttemptState, Job, JobError, JobHistory
 from safelight.domain.plan import (
+    MOST_ABANDONED,
     PATIENCE,
     Abandon,
     Complete,
@@ -94,6 +95,7 @@ def test_accepted_work_is_polled_whatever_the_target_looks_like_now() -> None:
         (ErrorClass.BUSY, Start(route=0, key_name=None, n=1)),
         (ErrorClass.UNAVAILABLE, Start(route=0, key_name=None, n=1)),
         (ErrorClass.UNCERTAIN, "uncertain"),
+        (ErrorClass.ABANDONED, "abandoned"),
         (ErrorClass.PROTOCOL, "protocol"),
     ],
 )
@@ -200,7 +202,7 @@ def test_a_key_that_is_gone_from_the_settings_is_replaced() -> None:
 # Unknown outcomes
 
 
-@pytest.mark.parametrize("error_class", [ErrorClass.UNCERTAIN, ErrorClass.PROTOCOL])
+@pytest.mark.parametrize("error_class", [ErrorClass.UNCERTAIN, ErrorClass.ABANDONED, ErrorClass.PROTOCOL])
 @pytest.mark.parametrize(
     ("repeatable", "on_unknown", "expected"),
     [
@@ -225,6 +227,20 @@ def test_an_unknown_outcome_is_repeated_only_with_consent(
 
 def test_consent_to_a_fallback_is_none_to_a_retry() -> None:
     assert given_up(step(failed(error_class=ErrorClass.UNCERTAIN), on_unknown=OnUnknown.FALLBACK)) == "uncertain"
+
+
+def test_our_own_crashes_spend_no_retries_where_a_repeat_is_free() -> None:
+    routes = (Route(target=FLUX, repeatable=True, retry=RetryPolicy(max=0)),)
+    crashes = [failed(number, ErrorClass.ABANDONED) for number in range(1, MOST_ABANDONED + 1)]
+    assert step(*crashes, routes=routes) == Start(route=0, key_name=None, n=1)
+    assert given_up(step(*crashes, failed(99), routes=routes)) == "unavailable"
+    assert given_up(step(*crashes, failed(99, ErrorClass.ABANDONED), routes=routes)) == "abandoned"
+
+
+def test_our_own_crashes_spend_the_retries_that_the_caller_has_consented_to_pay_for() -> None:
+    crashes = [failed(number, ErrorClass.ABANDONED) for number in (1, 2, 3)]
+    assert step(*crashes[:2], on_unknown=OnUnknown.RETRY) == Start(route=0, key_name=None, n=1)
+    assert given_up(step(*crashes, on_unknown=OnUnknown.RETRY)) == "abandoned"
 
 
 # Several calls
@@ -318,7 +334,7 @@ def _live(
                     attempts[-1] = _ended(attempts[-1], ended, now + timedelta(seconds=wait_s()))
             case Poll(attempt=open_) | Abandon(attempt=open_):
                 assert open_ == attempts[-1]
-                polled = outcome() if isinstance(found, Poll) else ErrorClass.UNCERTAIN
+                polled = outcome() if isinstance(found, Poll) else ErrorClass.ABANDONED
                 if polled not in {"accepted", "crash"}:
                     attempts[-1] = _ended(open_, polled, now)
             case Wait(until=until):
@@ -361,7 +377,10 @@ def test_every_job_ends_within_its_tries(run: tuple[list[Attempt], Step, Sequenc
     for call in _calls(attempts):
         for index, route in enumerate(routes):
             here = [attempt for attempt in call if attempt.route == index]
-            assert len(here) <= route.retry.max + len(route.keys)
+            abandoned = [attempt for attempt in here if attempt.error_class is ErrorClass.ABANDONED]
+            free = len(abandoned) if route.repeatable else 0
+            assert free <= MOST_ABANDONED + 1
+            assert len(here) - free <= route.retry.max + len(route.keys)
             assert not here or route.refusal is None
         assert [attempt.route for attempt in call] == sorted(attempt.route for attempt in call)
     assert not any(attempt.state.open for attempt in attempts)

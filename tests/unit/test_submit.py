@@ -1,6 +1,7 @@
 """Accepting a request."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -10,7 +11,7 @@ from safelight.application.submit import Submission, Submit
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import StorageError, UnsupportedFeature
 from safelight.domain.ids import JobId, ProviderName
-from safelight.domain.image import Operation
+from safelight.domain.image import Operation, Target
 from safelight.domain.job import JobStatus
 from tests.doubles import FakeClock, FaultyStore, ScriptedProvider
 from tests.making import NOON, OTHER, PAID, new_id, request
@@ -87,3 +88,11 @@ async def test_an_unknown_model_or_provider_is_no_reason_to_refuse(store: Sqlite
     desk = Desk(store)
     desk.submit.check(request(target=OTHER, style="vivid"))
     desk.submit.check(request(target=type(OTHER)(provider=PAID, model="new"), style="vivid"))
+
+
+async def test_a_retired_model_is_refused_before_all_else(store: SqliteJobStore) -> None:
+    desk = Desk(store)
+    gone = replace(SPEC, name="old", shutdown_date=NOON.date(), operations=frozenset())
+    desk.submit = replace(desk.submit, providers={PAID: ScriptedProvider(specs=[SPEC, gone])})
+    with pytest.raises(UnsupportedFeature, match=r"model old was shut down on 2026-11-23; use flux instead"):
+        desk.submit.check(request(target=Target(provider=PAID, model="old"), style="vivid"))

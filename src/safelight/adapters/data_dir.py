@@ -75,10 +75,10 @@ def acquire(path: Path, *, address: str | None = None) -> DataDir:
 
 
 def check_free(path: Path) -> None:
-    """Raise `DataDirInUse` when a process uses the folder; changes nothing."""
+    """Raise `DataDirInUse` when a process uses the folder; changes nothing. Where there is no lock, nobody does."""
     try:
         lock = (path / "lock").open("rb")
-    except FileNotFoundError:
+    except OSError:
         return
     with lock:
         try:

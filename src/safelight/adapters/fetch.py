@@ -98,7 +98,9 @@ class HttpPictureFetcher:
 
 def _session(timeout: aiohttp.ClientTimeout, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(limit=0, resolver=resolver)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout)
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout, read_bufsize=32 * 1024
+    )
 
 
 def _parse(link: str) -> URL:

@@ -4,7 +4,7 @@ JSON columns hold only what was said: members that are `None` are left out.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -117,8 +117,17 @@ def _column(value: Any) -> bytes | None:
     """Encode a domain object without its empty members."""
     if value is None:
         return None
-    said = {f.name: member for f in fields(value) if (member := getattr(value, f.name)) not in (None, (), {})}
+    said = {name: member for name, empty in _MEMBERS[type(value)] if (member := getattr(value, name)) != empty}
     return _encode(said)
+
+
+def _members(kind: type) -> Sequence[tuple[str, Any]]:
+    """Each member with the value that is left out: its default where that is nothing. Other defaults may change."""
+    defaults = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(kind)}
+    return [(name, default if default in (None, (), {}) else MISSING) for name, default in defaults.items()]
+
+
+_MEMBERS = {kind: _members(kind) for kind in (ImageRequest, JobResult, JobError, Production)}
 
 
 def _read(decoder: msgspec.json.Decoder[T], column: bytes | None) -> T | None:

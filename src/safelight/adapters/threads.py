@@ -34,24 +34,21 @@ class BatchThread(Generic[Subject]):
         """`handle` gives an outcome for each function. Both callbacks run in the thread."""
         self._handle = handle
         self._at_end = at_end
-        self._waiting: queue.SimpleQueue[tuple[Callable[[Subject], Any], asyncio.Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[Subject], T]) -> T:
-        """Have `work` done; raises what it raises, and `StorageError` once closed."""
-        return await self.begin(work)
+    async def run(self, work: Callable[[Subject], T], *, then: Callable[[], None] | None = None) -> T:
+        """Have `work` done; raises what it raises, and `StorageError` once closed.
 
-    def begin(self, work: Callable[[Subject], T]) -> "asyncio.Future[T]":
-        """Ask for `work`. Cancelling the future does not stop it. Raises `StorageError` once closed."""
+        `then` is called in the loop once it is done, also when the caller has been cancelled meanwhile.
+        """
         if self._closed:
             raise StorageError("the storage is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.put((work, future))
-        return future
+        self._waiting.put((work, then, future))
+        return await future
 
     async def close(self) -> None:
         """Finish what was asked for, and end the thread."""
@@ -70,7 +67,7 @@ class BatchThread(Generic[Subject]):
             go_on = None not in batch
             calls = [call for call in batch if call is not None]
             if calls:
-                _answer([future for _, future in calls], self._outcomes([work for work, _ in calls]))
+                _answer(calls, self._outcomes([work for work, _, _ in calls]))
         self._at_end()
 
     def _outcomes(self, batch: Sequence[Callable[[Subject], Any]]) -> Sequence[Outcome]:
@@ -80,14 +77,19 @@ class BatchThread(Generic[Subject]):
             return [(None, error)] * len(batch)
 
 
-def _answer(futures: list[asyncio.Future[Any]], outcomes: Sequence[Outcome]) -> None:
-    """Hand the outcomes to their event loop in one call."""
+_Call = tuple[Callable[[Any], Any], Callable[[], None] | None, asyncio.Future[Any]]
+
+
+def _answer(calls: list[_Call], outcomes: Sequence[Outcome]) -> None:
+    """Hand the outcomes to their event loop in one go."""
     with contextlib.suppress(RuntimeError):  # the loop is gone, and so is whoever waited
-        futures[0].get_loop().call_soon_threadsafe(_resolve, futures, outcomes)
+        calls[0][2].get_loop().call_soon_threadsafe(_resolve, calls, outcomes)
 
 
-def _resolve(futures: list[asyncio.Future[Any]], outcomes: Sequence[Outcome]) -> None:
-    for future, (value, error) in zip(futures, outcomes, strict=True):
+def _resolve(calls: list[_Call], outcomes: Sequence[Outcome]) -> None:
+    for (_, then, future), (value, error) in zip(calls, outcomes, strict=True):
+        if error is None and then is not None:
+            then()
         if future.done():
             continue
         if error is None:

@@ -47,6 +47,8 @@ def _choice(*choices: str) -> Check:
 
 def _integer(low: int, high: int) -> Check:
     def check(name: str, value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON knows no difference between 1 and 1.0
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidRequest(f"{name} must be a whole number", param=name)
         if not low <= value <= high:

@@ -1,7 +1,7 @@
 """From an HTTP request to a checked `ImageRequest`, its images already in the blob store."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -26,6 +26,8 @@ _PROMPTS = TextMembers(names=("prompt", "negative_prompt"), threshold=6 * fields
 _MOST_JSON_BYTES = 4 * 1024 * 1024
 _WRITE_BYTES = 64 * 1024
 _SHORT_BODY_BYTES = 256 * 1024
+_SHORT_LENGTH_DIGITS = 5
+"""A body below 100,000 bytes holds no image worth lifting out of it."""
 _MEMBER_NAME = re.compile(rb'"[ \t\r\n]*:')
 _MOST_MEMBERS_ANYWHERE = 20_000
 
@@ -37,7 +39,10 @@ _COMMON_FIELDS = frozenset({"model", "prompt", "stream", "fallbacks", "input_ima
 _VARIATION_FILES = frozenset({"image", "image[]"})
 _EDIT_FILES = _VARIATION_FILES | {"mask"}
 
-_read_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_KNOWN_FIELDS = _COMMON_FIELDS.union(_GENERATION_FIELDS)
+
+_read_values = msgspec.json.Decoder(dict[str, Any])
+_read_texts = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(slots=True)
@@ -112,23 +117,22 @@ class Intake:
         lifted = await self._json(images)
         images.placeholders = frozenset(lifted.values)
         values = _object(lifted.json)
-        prompt = _decoded("prompt", values.get("prompt"))
+        prompt = values.get("prompt")
         if prompt is None or prompt == "":
             raise InvalidRequest("prompt cannot be empty", param="prompt")
         images.refuse("prompt", prompt, f"prompt must be at most {fields.MOST_PROMPT_CHARS} characters long")
         fields.prompt_check("prompt", prompt)
-        self._refuse_stream(_decoded("stream", values.get("stream")))
-        self.target = fields.target(_decoded("model", values.get("model")), self._known_provider)
-        known = {name: _decoded(name, values[name]) for name in _GENERATION_FIELDS if name in values}
-        for name, value in known.items():
-            images.refuse(name, value, f"{name} is too long")
+        self._refuse_stream(values.get("stream"))
+        self.target = fields.target(values.get("model"), self._known_provider)
+        for name in values.keys() & _GENERATION_FIELDS:
+            images.refuse(name, values[name], f"{name} is too long")
         return self._request(
             target=self.target,
             prompt=prompt,
-            fallbacks=fields.fallbacks(_decoded("fallbacks", values.get("fallbacks"))),
-            images=await images.inputs(_decoded("input_images", values.get("input_images"))),
+            fallbacks=fields.fallbacks(values.get("fallbacks")),
+            images=await images.inputs(values.get("input_images")),
             extra=_extra(values, images) if self.passes_extra else {},
-            **fields.checked(known, _GENERATION_FIELDS),
+            **fields.checked(values, _GENERATION_FIELDS),
         )
 
     async def _json(self, images: "_JsonImages") -> Lifted:
@@ -136,6 +140,9 @@ class Intake:
         content_type = self.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if content_type != "application/json" and not content_type.endswith("+json"):
             raise UnsupportedContentType("Invalid request payload: Content-Type must be application/json")
+        length = self.request.headers.get("content-length", "")
+        if 0 < len(length) <= _SHORT_LENGTH_DIGITS and "content-encoding" not in self.request.headers:
+            return Lifted(json=b"".join([chunk async for chunk in self._chunks()]), values={})
         try:
             return await lift(
                 self._chunks(),
@@ -299,14 +306,14 @@ class _JsonImages:
         return image
 
 
-def _object(body: bytes) -> dict[str, msgspec.Raw]:
-    """Read the JSON object, its values still as text."""
-    if len(body) > _SHORT_BODY_BYTES or body.count(b":") > fields.MOST_FIELDS:
-        members = sum(1 for _ in islice(_MEMBER_NAME.finditer(body), _MOST_MEMBERS_ANYWHERE + 1))
-        if members > _MOST_MEMBERS_ANYWHERE:
-            raise InvalidRequest(f"Invalid request payload: more than {fields.MOST_FIELDS} fields")
+def _object(body: bytes) -> Mapping[str, Any]:
+    """Read the JSON object. Of a large one, a value is only made into objects when it is asked for."""
     try:
-        values = _read_object.decode(body)
+        if len(body) <= _SHORT_BODY_BYTES:
+            values: Mapping[str, Any] = _read_values.decode(body)
+        else:
+            _refuse_countless_members(body)
+            values = _LazyValues(_read_texts.decode(body))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"Invalid request payload: {error}") from error
     if len(values) > fields.MOST_FIELDS:
@@ -314,22 +321,39 @@ def _object(body: bytes) -> dict[str, msgspec.Raw]:
     return values
 
 
-def _decoded(name: str, raw: msgspec.Raw | None) -> Any:
-    if raw is None:
-        return None
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{name[:100]}: {error}", param=name[:100]) from error
+def _refuse_countless_members(body: bytes) -> None:
+    members = sum(1 for _ in islice(_MEMBER_NAME.finditer(body), _MOST_MEMBERS_ANYWHERE + 1))
+    if members > _MOST_MEMBERS_ANYWHERE:
+        raise InvalidRequest(f"Invalid request payload: more than {fields.MOST_FIELDS} fields")
 
 
-def _extra(values: Mapping[str, msgspec.Raw], images: _JsonImages) -> dict[str, Any]:
-    known = {*_GENERATION_FIELDS, *_COMMON_FIELDS}
-    extra = {name: raw for name, raw in values.items() if name not in known}
-    for name, raw in extra.items():
-        if any(placeholder.encode() in bytes(raw) for placeholder in images.placeholders):
+class _LazyValues(Mapping[str, Any]):
+    """A JSON object whose values are still text."""
+
+    def __init__(self, texts: Mapping[str, msgspec.Raw]) -> None:
+        self._texts = texts
+
+    def __getitem__(self, name: str) -> Any:
+        text = self._texts[name]
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"{name[:100]}: {error}", param=name[:100]) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+def _extra(values: Mapping[str, Any], images: _JsonImages) -> dict[str, Any]:
+    extra = {name: values[name] for name in values if name not in _KNOWN_FIELDS}
+    for name, value in extra.items() if images.placeholders else ():
+        text = msgspec.json.encode(value)
+        if any(placeholder.encode() in text for placeholder in images.placeholders):
             raise InvalidRequest(f"{name[:100]} is too long", param=name[:100])
-    return {name: _decoded(name, raw) for name, raw in extra.items()}
+    return extra
 
 
 def _texts(form: Form[_FormImage]) -> dict[str, list[str]]:

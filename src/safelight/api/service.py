@@ -1,6 +1,7 @@
 """What runs here and how it fares: models, liveness, readiness."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from starlette.requests import Request
@@ -36,34 +37,38 @@ async def _ready(request: Request) -> Response:
 
 
 async def _models(request: Request) -> Response:
+    services = services_of(request)
+    today = services.submit.clock.now().date()
     models = [
         {
             "id": f"{name}/{spec.name}",
             "object": "model",
             "created": 0,
             "owned_by": name,
-            "safelight": model_facts(spec),
+            "safelight": model_facts(spec, today),
         }
-        for name, provider in services_of(request).providers.items()
+        for name, provider in services.providers.items()
         for spec in provider.specs
     ]
     return json_response({"object": "list", "data": models})
 
 
-def model_facts(spec: ModelSpec) -> Mapping[str, Any]:
+def model_facts(spec: ModelSpec, today: date) -> Mapping[str, Any]:
     """What a model can do, without what is not known."""
     facts: dict[str, Any] = {
+        "aliases": sorted(spec.aliases),
         "operations": sorted(spec.operations),
         "fields": sorted(spec.fields),
         "sizes": sorted(spec.sizes),
         "pixel_rule": _rule_facts(spec.pixel_rule),
+        "aspect_ratios": sorted(spec.aspect_ratios),
         "qualities": sorted(spec.qualities),
         "formats": sorted(spec.formats),
         "response_formats": sorted(spec.answers),
         "max_n": spec.max_n,
         "max_images": spec.max_images,
         "max_prompt_chars": spec.max_prompt_chars,
-        "life": spec.life.value,
+        "life": spec.life_on(today).value,
         "shutdown_date": spec.shutdown_date.isoformat() if spec.shutdown_date else None,
     }
     return {name: value for name, value in facts.items() if value not in (None, [], {})}

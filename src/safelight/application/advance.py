@@ -31,6 +31,7 @@ from safelight.domain.errors import (
     ErrorClass,
     InvalidRequest,
     NotFound,
+    ProviderAbandoned,
     ProviderError,
     ProviderModelGone,
     ProviderProtocolError,
@@ -54,6 +55,7 @@ from safelight.domain.job import (
 )
 from safelight.domain.outcome import settle
 from safelight.domain.plan import Abandon, Complete, GiveUp, OnUnknown, Poll, Route, Start, Wait, decide
+from safelight.domain.price import Price, cost_micros
 from safelight.domain.schedule import RetryPolicy
 
 log = structlog.get_logger(__name__)
@@ -75,7 +77,7 @@ class KeyEntry:
 
     def serves(self, model: str) -> bool:
         """Whether it may be used for a model."""
-        return any(fnmatchcase(model, pattern) for pattern in self.models)
+        return "*" in self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +89,20 @@ class ProviderEntry:
     repeatable: bool
     retry: RetryPolicy
     concurrency: int
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """The operator's prices, by model: they win over those that ship with the provider."""
 
     def key(self, name: str | None) -> ProviderKey:
         """The key of that name; without a value if it is gone."""
         found = (entry.key for entry in self.keys if entry.key.name == name)
         return next(found, ProviderKey(name=name, value=None))
+
+    def price(self, model: str) -> Price | None:
+        """What a model costs, as far as anybody has said."""
+        spec = self.provider.spec(model)
+        names = (model, spec.name) if spec else (model,)
+        own = next((self.prices[name] for name in names if name in self.prices), None)
+        return own or (spec.price if spec else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,8 +282,16 @@ class Advance:
             state=AttemptState.SUCCEEDED,
             ended_at=self.clock.now(),
             charged=outcome.charged,
-            production=outcome,
+            production=self._priced(history.job.request, attempt.target, outcome),
         )
+
+    def _priced(self, request: ImageRequest, target: Target, production: Production) -> Production:
+        """Book the cost: the provider's own word, else the price list's."""
+        entry = self.providers.get(target.provider)
+        price = entry.price(target.model) if entry else None
+        if price is None or production.cost_micros is not None:
+            return production
+        return replace(production, cost_micros=cost_micros(price, request, production))
 
     def _failed(self, history: JobHistory, routes: list[Route], attempt: Attempt, error: ProviderError) -> Attempt:
         """Book an attempt that failed, with the time of its next try if it may have one."""
@@ -345,9 +364,7 @@ class Advance:
         return self.clock.now() + timedelta(seconds=seconds)
 
 
-_ABANDONED = ProviderUncertain(
-    "the gateway stopped while the provider was being called; the call may have been charged", status=500
-)
+_ABANDONED = ProviderAbandoned("the gateway stopped while the provider was being called; it may have been charged")
 _UNREACHABLE = ProviderUncertain("the provider that accepted this work is not configured any more", status=500)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from safelight.application.ports import Clock, JobStore, Provider, Queue
+from safelight.domain.capability import refuse_retired
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest
 from safelight.domain.job import Job
@@ -29,13 +30,14 @@ class Submit:
     clock: Clock
 
     def check(self, request: ImageRequest) -> None:
-        """Raise `UnsupportedFeature` when the asked model is known and cannot express the request.
+        """Raise `UnsupportedFeature` when the asked model is known and is retired or cannot express the request.
 
         A provider that is not configured is no fault here (contract R2.7): the job is accepted and its fallbacks are
         tried, or it fails.
         """
         provider = self.providers.get(request.target.provider)
         if provider and (spec := provider.spec(request.target.model)):
+            refuse_retired(spec, request, provider.specs, self.clock.now().date())
             spec.check(request)
 
     async def accept(self, submission: Submission) -> Job:

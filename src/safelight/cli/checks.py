@@ -159,8 +159,7 @@ def address(settings: Settings, *, in_use: bool) -> Iterator[Check]:
     try:
         server.listen(settings).close()
     except ConfigurationError as error:
-        remedy = "choose another with --host and --port, SAFELIGHT_SERVER__PORT, or in the settings file"
-        yield Check(name="address", mark=Mark.FAIL, finding=str(error), remedy=remedy)
+        yield Check(name="address", mark=Mark.FAIL, finding=str(error))
     else:
         yield Check(
             name="address", mark=Mark.OK, finding=f"{name} is free" if where.port else f"{where.host}, a free port"
@@ -190,8 +189,7 @@ def providers(settings: Settings, config: Path | None) -> Iterator[Check]:
 
 def _switch(module: "ProviderModule[object]", path: Path | None) -> str:
     if module.env_key is None:
-        entry = f"{{NAME: {{type: {module.name}, base_url: ADDRESS}}}}"
-        return f"write into {path or 'a settings file'}: providers: {entry}"
+        return f"add an entry with type: {module.name} under providers: in {path or 'a settings file'}"
     if path is None:
         return f"set {module.env_key}"
     return f"write into {path}: providers: {{{module.name}: {{keys: [{{value: env.{module.env_key}}}]}}}}"

@@ -49,7 +49,7 @@ class Scene:
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo-out"),
 ) -> None:
-    """Start a gateway, draw, edit and vary a picture through it, and stop it. Needs no key and no network."""
+    """Draw, edit and vary a picture through a gateway of its own. Needs no key and no network."""
     with explained():
         try:
             uvloop.run(_play(output))
@@ -72,7 +72,7 @@ async def _play(output: Path) -> None:
 async def _gateway(scratch: Path) -> AsyncIterator[str]:
     """Run a gateway as a process of its own, with nothing but defaults, and stop it in order."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "safelight.cli", "serve", "--port", "0", "--log-level", "warning"),
+        *(sys.executable, "-m", "safelight.cli", "serve", "--port", "0", "--log-level", "error"),
         *("--data-dir", str(scratch / "data")),
         stdout=PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith("SAFELIGHT_")},

@@ -112,8 +112,9 @@ class Errand:
                     await asyncio.sleep(_LONGEST_PAUSE_S)
 
     def _worth_waiting(self, error: GatewayUnreachable, progress: Progress) -> bool:
-        """Order again only what was certainly not ordered, and only where a gateway was a moment ago."""
-        if self.job_id is None and (error.sent or self.place.url):
+        """Never order twice; look again only where a gateway has answered before, or is about to start."""
+        in_doubt = self.job_id is None and error.sent
+        if in_doubt or (self.place.url and not progress.heard):
             return False
         return time.monotonic() - progress.heard_at < _PATIENCE_S
 
@@ -155,17 +156,24 @@ class Errand:
     def farewell(self) -> str:
         """What becomes of the job when whoever waits for it leaves."""
         if self.job_id is None:
-            return "Interrupted before the gateway accepted the job."
-        commands = (
-            f"  safelight jobs show {self.job_id}{self.place.option}\n"
-            f"  safelight jobs fetch {self.job_id}{self.place.option}"
-        )
+            return (
+                f"Interrupted before an answer. `safelight jobs list{self.place.option}` tells whether there is a job."
+            )
         where = (
             "stays in the data folder and goes on at the next start of a gateway there"
             if self.embedded
             else "goes on at the gateway"
         )
-        return f"Interrupted. Job {self.job_id} {where}. To look at it, and to get its pictures:\n{commands}"
+        return f"Interrupted. Job {self.job_id} {where}. {self.way_back}"
+
+    @property
+    def way_back(self) -> str:
+        """The commands that lead to the job again."""
+        return (
+            "To look at it, and to get its pictures:\n"
+            f"  safelight jobs show {self.job_id}{self.place.option}\n"
+            f"  safelight jobs fetch {self.job_id}{self.place.option}"
+        )
 
 
 def finish(errand: Errand, *, as_json: bool) -> None:
@@ -176,6 +184,9 @@ def finish(errand: Errand, *, as_json: bool) -> None:
     except KeyboardInterrupt as error:
         note(errand.farewell())
         raise typer.Exit(ExitCode.INTERRUPTED) from error
+    except GatewayUnreachable as error:
+        stored = f"\nJob {errand.job_id} was accepted and is stored. {errand.way_back}" if errand.job_id else ""
+        raise fail(f"{error}{stored}", ExitCode.UNREACHABLE) from error
     except Refused as error:
         if as_json:
             print_json(error.body)

@@ -24,8 +24,10 @@ class Progress:
             disable=not console.is_terminal,
         )
         self._line: TaskID = self._bar.add_task("starting", total=None)
+        self.heard = False
+        """Whether a gateway has told how the job fares."""
         self.heard_at = time.monotonic()
-        """When the gateway last answered."""
+        """When it last did, or when the waiting began."""
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -40,6 +42,7 @@ class Progress:
 
     def show(self, job: dict[str, Any]) -> None:
         """Tell how a job fares."""
+        self.heard = True
         self.heard_at = time.monotonic()
         self._bar.update(self._line, description=_described(job))
 

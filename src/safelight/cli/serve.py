@@ -37,8 +37,8 @@ def serve(
             server={"host": host, "port": port},
             log={"format": log_format, "level": log_level},
         )
-        logs.configure(style=settings.log.format, level=settings.log.level)
         listener = server.listen(settings)
+        logs.configure(style=settings.log.format, level=settings.log.level)
         uvloop.run(server.serve(settings, listener, started=lambda address: typer.echo(_greeting(settings, address))))
 
 
@@ -53,5 +53,5 @@ def _greeting(settings: Settings, address: str) -> str:
         f"  providers    {', '.join(enabled) or 'none'}",
     ]
     if off:
-        lines.append(f"  not on       {', '.join(sorted(off))}: `safelight doctor` says how to switch them on")
+        lines.append(f"  not on       {len(off)} more: `safelight doctor` says how to switch them on")
     return "\n".join(lines)

@@ -8,9 +8,9 @@ from safelight.cli.tables import columns
 from safelight.config import describe
 
 _HOW = """\
-# Every setting with its default. In a file (--config or SAFELIGHT_CONFIG), indented:   server: {port: 9000}
-# or as a variable, which wins over the file:   SAFELIGHT_SERVER__PORT=9000
-# A value in the file may name a variable:   value: env.OPENAI_API_KEY
+# In a file (--config or SAFELIGHT_CONFIG):   server: {port: 9000}
+# As a variable, which wins over the file:    SAFELIGHT_SERVER__PORT=9000
+# A value in the file may name a variable:    value: env.OPENAI_API_KEY
 """
 
 

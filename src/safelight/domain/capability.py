@@ -1,12 +1,14 @@
 """What a *model* accepts, as data, and which fields of a request it cannot express."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from enum import StrEnum
+from typing import Any
 
 from safelight.domain.errors import UnsupportedFeature
 from safelight.domain.image import Dimensions, ImageRequest, Operation, ResponseFormat
+from safelight.domain.price import Price
 
 OPTIONAL_FIELDS = (
     "size",
@@ -25,6 +27,14 @@ OPTIONAL_FIELDS = (
     "input_fidelity",
 )
 """The fields of a request that some model or other cannot express."""
+
+
+NEAR_END = timedelta(days=60)
+"""So long before a model is shut down its operator is warned."""
+_ALTERNATIVES_SHOWN = 5
+
+Rule = Callable[[ImageRequest], UnsupportedFeature | None]
+"""A limit on a combination of fields: why a request cannot be expressed, or `None`."""
 
 
 class Life(StrEnum):
@@ -68,10 +78,13 @@ class ModelSpec:
     operations: frozenset[Operation]
     fields: frozenset[str]
     """Which of `OPTIONAL_FIELDS` it can express."""
+    aliases: frozenset[str] = frozenset()
+    """Other names that its provider knows it by."""
     sizes: frozenset[str] = frozenset()
     """Fixed sizes besides `auto`."""
     pixel_rule: PixelRule | None = None
     """Free sizes, beside the fixed ones."""
+    aspect_ratios: frozenset[str] = frozenset()
     qualities: frozenset[str] = frozenset()
     formats: frozenset[str] = frozenset()
     fidelities: frozenset[str] = frozenset()
@@ -82,8 +95,21 @@ class ModelSpec:
     answers: frozenset[ResponseFormat] = frozenset(ResponseFormat)
     life: Life = Life.LIVE
     shutdown_date: date | None = None
-    rules: tuple[Callable[[ImageRequest], UnsupportedFeature | None], ...] = field(default=())
+    price: Price | None = None
+    wire: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What its provider's adapter alone knows how to read."""
+    rules: tuple[Rule, ...] = field(default=())
     """Limits on combinations of fields."""
+
+    def life_on(self, today: date) -> Life:
+        """Its life; the date of its end counts even where the word was not changed."""
+        ended = self.shutdown_date is not None and self.shutdown_date <= today
+        return Life.RETIRED if ended else self.life
+
+    def near_its_end(self, today: date) -> bool:
+        """Whether it is retired or will be shut down within `NEAR_END`."""
+        soon = self.shutdown_date is not None and self.shutdown_date - today <= NEAR_END
+        return soon or self.life is Life.RETIRED
 
     def check(self, request: ImageRequest) -> None:
         """Raise `UnsupportedFeature` for the first thing that this model cannot express."""
@@ -112,6 +138,7 @@ class ModelSpec:
 
     def _check_values(self, request: ImageRequest) -> None:
         self._check_size(request)
+        self._check_choice("aspect_ratio", request.aspect_ratio, self.aspect_ratios)
         self._check_choice("quality", request.quality, self.qualities)
         self._check_choice("output_format", request.output_format, self.formats)
         self._check_choice("input_fidelity", request.input_fidelity, self.fidelities)
@@ -140,3 +167,17 @@ class ModelSpec:
         else:
             why = f"expected one of auto, {', '.join(sorted(self.sizes))}" if self.sizes else "expected WIDTHxHEIGHT"
         raise UnsupportedFeature(f"model {self.name} cannot draw size {size!r}: {why}", param="size")
+
+
+def refuse_retired(spec: ModelSpec, request: ImageRequest, offered: Iterable[ModelSpec], today: date) -> None:
+    """Raise `UnsupportedFeature` for a model that is shut down, with those of `offered` that can take its place."""
+    if spec.life_on(today) is not Life.RETIRED:
+        return
+    when = f"was shut down on {spec.shutdown_date}" if spec.shutdown_date else "is shut down"
+    others = [
+        other.name
+        for other in offered
+        if other.life is Life.LIVE and not other.near_its_end(today) and request.operation in other.operations
+    ]
+    instead = f"; use {', '.join(others[:_ALTERNATIVES_SHOWN])} instead" if others else ""
+    raise UnsupportedFeature(f"model {spec.name} {when}{instead}", param="model")

@@ -12,6 +12,7 @@ SafelightError               code (stable), message (safe to show)
 │  ├─ ProviderBusy           429 or quota: wait as told
 │  ├─ ProviderUnavailable    never connected, or a clear 5xx: try again
 │  ├─ ProviderUncertain      sent, no clear answer, may be billed: never resubmit blindly
+│  │  └─ ProviderAbandoned   as above, and it was the gateway that stopped
 │  └─ ProviderProtocolError  an answer that we cannot read: may be billed, as above
 ├─ StorageError              the database or the blob store failed
 └─ Superseded                somebody else has moved the job on: drop what we hold
@@ -31,12 +32,13 @@ class ErrorClass(StrEnum):
     BUSY = "busy"
     UNAVAILABLE = "unavailable"
     UNCERTAIN = "uncertain"
+    ABANDONED = "abandoned"
     PROTOCOL = "protocol"
 
     @property
     def may_be_charged(self) -> bool:
         """Whether the provider may have done (and billed) the work."""
-        return self in {ErrorClass.UNCERTAIN, ErrorClass.PROTOCOL}
+        return self in {ErrorClass.UNCERTAIN, ErrorClass.ABANDONED, ErrorClass.PROTOCOL}
 
     @property
     def poll_again(self) -> bool:
@@ -171,6 +173,13 @@ class ProviderUncertain(ProviderError):
     code = "outcome_unknown"
     error_class = ErrorClass.UNCERTAIN
     default_status = 504
+
+
+class ProviderAbandoned(ProviderUncertain):
+    """The gateway stopped while the provider was being called."""
+
+    error_class = ErrorClass.ABANDONED
+    default_status = 500
 
 
 class ProviderProtocolError(ProviderError):

@@ -17,6 +17,9 @@ from safelight.domain.schedule import RetryPolicy
 PATIENCE = timedelta(minutes=2)
 """A longer wait than this, told by a busy provider, makes a fallback the better choice."""
 
+MOST_ABANDONED = 10
+"""So often one target may be tried again because the gateway stopped. A job that makes it stop must end, too."""
+
 
 class OnUnknown(StrEnum):
     """What to do when an attempt may have been charged and its answer was never seen."""
@@ -181,11 +184,10 @@ class _Planner:
         """Try the same target once more, when its time has come and its tries are not spent."""
         route = self.routes[last.route]
         here = self._here(last)
-        retries = len(here) - len({attempt.key_name for attempt in here})
         key = self._key_again(route, last, here)
         if key is None:
             return self._other_key(last) or self._fall_back(last)
-        if route.refusal is not None or retries >= route.retry.max:
+        if route.refusal is not None or self._spent(route, here):
             return self._fall_back(last)
         due = key.retry_at or self.now
         if due - self.now > PATIENCE and self._usable_after(last.route):
@@ -193,6 +195,15 @@ class _Planner:
         if due > self.now:
             return Wait(until=due, route=last.route)
         return self._start(last.route, key.key_name)
+
+    @staticmethod
+    def _spent(route: Route, here: list[Attempt]) -> bool:
+        """Whether a target has had its tries. Our own crashes are not the provider's fault where a repeat is free."""
+        counted = [
+            attempt for attempt in here if not (route.repeatable and attempt.error_class is ErrorClass.ABANDONED)
+        ]
+        retries = len(counted) - len({attempt.key_name for attempt in counted})
+        return (bool(counted) and retries >= route.retry.max) or len(here) - len(counted) > MOST_ABANDONED
 
     @staticmethod
     def _key_again(route: Route, last: Attempt, here: list[Attempt]) -> Attempt | None:

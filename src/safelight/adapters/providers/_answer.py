@@ -95,6 +95,19 @@ async def read_lifted(chunks: AsyncIterator[bytes], workspace: Workspace) -> tup
     return lifted.json, {**sinks, **dropped}
 
 
+async def read_picture(chunks: AsyncIterator[bytes], workspace: Workspace) -> LiftedPicture:
+    """Store an answer that is a picture itself, as it arrives."""
+    picture = LiftedPicture(workspace.open_sink())
+    try:
+        async for chunk in chunks:
+            await picture.write(chunk)
+    except BaseException:
+        await picture.abort()
+        raise
+    await picture.close()
+    return picture
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A success. In `text` each long string is a placeholder; `picture` takes those and plain base64 alike."""
@@ -105,6 +118,14 @@ class Answer:
     workspace: Workspace
     request_id: str | None = None
     lifted: Lifts = field(default_factory=dict)
+    whole: LiftedPicture | None = None
+    """What came where the answer is a picture itself, by its content type; `text` is empty then."""
+
+    def whole_picture(self) -> StoredPicture:
+        """Take the answer as one picture; raises `ProviderProtocolError` when it is none."""
+        if self.whole is None:
+            raise self.unreadable("the provider answered without a picture")
+        return StoredPicture(image=self.whole.image)
 
     def read(self, kind: type[T]) -> T:
         """Read the JSON as `kind`; raises `ProviderProtocolError`."""

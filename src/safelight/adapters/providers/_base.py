@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from safelight.adapters.providers._catalogue import by_name, extend
 from safelight.adapters.providers._http import Dialect, HttpSessions, ProviderHttp
 from safelight.application.ports import Accepted, Call, Finished, Provider, Running
-from safelight.domain.capability import ModelSpec
+from safelight.domain.capability import ModelSpec, Rule
 from safelight.domain.errors import ConfigurationError, ProviderRejected
 from safelight.domain.ids import ProviderName
 from safelight.domain.schedule import RetryPolicy
@@ -42,8 +43,8 @@ class ProviderSettings:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     repeatable: bool | None = None
     """Whether a repeated call costs nothing; `None` leaves it to the module."""
-    models: tuple[ModelSpec, ...] = ()
-    """Models that the operator describes; they win over the module's own."""
+    models: tuple[Mapping[str, Any], ...] = ()
+    """Models that the operator describes, as tables of the catalogue's format; they extend and override it."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -147,18 +148,25 @@ def _check_base_url(base_url: str, name: ProviderName) -> None:
 class BaseProvider:
     """A provider that answers at once; one with handles overrides `poll` too. Made for one entry of the settings."""
 
-    def __init__(self, settings: ProviderSettings, specs: Sequence[ModelSpec] = ()) -> None:
-        """Keep the model table, the operator's word first."""
-        self._specs = {spec.name: spec for spec in (*specs, *settings.models)}
+    def __init__(
+        self, settings: ProviderSettings, specs: Sequence[ModelSpec] = (), *, rules: tuple[Rule, ...] = ()
+    ) -> None:
+        """Keep the model table, the operator's word first; `rules` hold for every model of it.
+
+        Raises `ConfigurationError` for a model that the operator describes wrongly.
+        """
+        known = extend(specs, settings.models, where=f"providers.{settings.name}.models")
+        self._specs = tuple(replace(spec, rules=(*spec.rules, *rules)) for spec in known) if rules else known
+        self._by_name = by_name(self._specs)
 
     @property
     def specs(self) -> Sequence[ModelSpec]:
         """The models it is known to offer."""
-        return tuple(self._specs.values())
+        return self._specs
 
     def spec(self, model: str) -> ModelSpec | None:
-        """Look up what is known of a model, `None` when nothing is."""
-        return self._specs.get(model)
+        """Look up what is known of a model, by its name or an alias; `None` when nothing is."""
+        return self._by_name.get(model)
 
     async def start(self, call: Call) -> Accepted | Finished:
         """Buy the work. Raises `UnsupportedFeature` before any exchange, or a `ProviderError`."""

@@ -1,5 +1,6 @@
 """What is sent to a provider: JSON and forms of known length, their pictures streamed from the blob store."""
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from safelight.domain.image import StoredImage
 
 _LARGE_JSON_BYTES = 512 * 1024  # aiohttp wants more than 1 MiB as a stream
 _FILE_ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -83,10 +86,18 @@ def form_body(fields: Iterable[tuple[str, str]], parts: Iterable[Part], workspac
     for name, value in fields:
         text = StringPayload(value)
         text.headers.popall("Content-Type")  # as browsers and curl have it
-        text.set_content_disposition("form-data", name=name)
+        text.set_content_disposition("form-data", quote_fields=False, name=_field_name(name))
         writer.append_payload(text)
     uploads = tuple(_append_part(writer, part, workspace) for part in parts)
     return Body(data=writer, content_type=writer.content_type, uploads=uploads)
+
+
+def _field_name(name: str) -> str:
+    """Write a field's name, which may be the caller's own, as browsers do: UTF-8, control characters escaped.
+
+    aiohttp's own way for such names, `name*`, is forbidden in forms (RFC 7578, 4.2), and it breaks off on it.
+    """
+    return _CONTROL.sub(lambda char: f"%{ord(char.group()):02X}", name)
 
 
 def _append_part(writer: aiohttp.MultipartWriter, part: Part, workspace: Workspace) -> Upload:

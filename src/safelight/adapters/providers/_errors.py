@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -46,6 +46,10 @@ _MASKED_KEY = re.compile(r"(?<![\w-])[\w-]*+\*{3,}[\w*-]*")
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 
 
+_Kind = type[ProviderError]
+"""Inside a class with a member called `type`, the built-in one is out of reach."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complaint:
     """What a provider wrote into the body of its refusal."""
@@ -54,6 +58,12 @@ class Complaint:
     code: str | None = None
     type: str | None = None
     param: Any = None
+    retry_after_s: float | None = None
+    """Seconds to wait, where a provider says so in the body; wins over its headers."""
+    meaning: _Kind | None = None
+    """What it comes to, where more than one word of the body tells; wins over the tables."""
+    request_id: str | None = None
+    """The provider's id of the exchange, where it stands in the body and in no header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +72,13 @@ class ErrorTable:
 
     words: Mapping[str, type[ProviderError]] = field(default_factory=dict)
     statuses: Mapping[int, type[ProviderError]] = field(default_factory=dict)
+    read: Callable[[bytes], Complaint] | None = None
+    """Reads the beginning of a body of another shape than `read_complaint` knows; must not fail."""
 
     def find(self, status: int, complaint: Complaint) -> type[ProviderError]:
         """Choose the class; what no table knows is final below 500 and may be tried again from there on."""
+        if complaint.meaning is not None:
+            return complaint.meaning
         for word in (complaint.code, complaint.type):
             if word is not None and word in self.words:
                 return self.words[word]
@@ -85,7 +99,8 @@ class Refusal:
 
 def classify(refusal: Refusal, table: ErrorTable, *, secret: str | None) -> ProviderError:
     """Make the error of a refusal; `secret` is cut out of whatever the provider wrote."""
-    complaint = read_complaint(refusal.body)
+    complaint = (table.read or read_complaint)(refusal.body)
+    told_s = complaint.retry_after_s
     found = _heed_should_retry(table.find(refusal.status, complaint), refusal.headers.get("x-should-retry"))
     return found(
         redact(complaint.message or _describe(refusal), secret),
@@ -93,8 +108,8 @@ def classify(refusal: Refusal, table: ErrorTable, *, secret: str | None) -> Prov
         provider_code=_word(complaint.code, secret),
         provider_type=_word(complaint.type, secret),
         param=_word(complaint.param, secret),
-        request_id=_word(refusal.request_id, secret),
-        retry_after_s=retry_after_s(refusal.headers),
+        request_id=_word(refusal.request_id or complaint.request_id, secret),
+        retry_after_s=retry_after_s(refusal.headers) if told_s is None else _bounded(told_s),
     )
 
 

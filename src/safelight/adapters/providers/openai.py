@@ -1,17 +1,15 @@
 """OpenAI's GPT image models.
 
-Sources: https://developers.openai.com/api/reference/resources/images/methods/generate and
-https://developers.openai.com/api/docs/deprecations, read 2026-11-23.
+Source: https://developers.openai.com/api/reference/resources/images/methods/generate, read 2026-11-23.
 """
 
 import hashlib
-from collections.abc import Iterator
-from datetime import date
 
 import msgspec
 
 from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule
 from safelight.adapters.providers._body import json_body
+from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import ErrorTable
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._openai_shape import edit_form, finished, given, prompt_of, via_of
@@ -22,7 +20,6 @@ from safelight.adapters.providers._rules import (
     transparency_needs_alpha,
 )
 from safelight.application.ports import Call, Finished
-from safelight.domain.capability import Life, ModelSpec, PixelRule
 from safelight.domain.errors import (
     ProviderAuthError,
     ProviderBusy,
@@ -30,15 +27,11 @@ from safelight.domain.errors import (
     ProviderRejected,
     UnsupportedFeature,
 )
-from safelight.domain.image import ImageRequest, Operation, ResponseFormat
+from safelight.domain.image import ImageRequest, Operation
 
 _FIELDS = ("size", "background", "moderation", "output_format", "output_compression")
-_QUALITIES = frozenset({"auto", "low", "medium", "high"})
-_HIGHEST = frozenset({"xhigh", "max"})
-_FORMATS = frozenset({"png", "jpeg", "webp"})
 _OLD_QUALITIES = {"standard": "medium", "hd": "high"}
 """DALL·E's words, which clients still send; what they become is our choice."""
-_FREE_SIZES = PixelRule(multiple_of=16, max_side=3840, min_pixels=655_360, max_pixels=8_294_400, max_ratio=3)
 _DIALECT = Dialect(
     errors=ErrorTable(
         words={
@@ -70,68 +63,14 @@ def _gif_has_no_mask(request: ImageRequest) -> UnsupportedFeature | None:
     return None
 
 
-def _spec(
-    name: str,
-    *,
-    pixel_rule: PixelRule | None = None,
-    more_qualities: frozenset[str] = frozenset(),
-    more_formats: frozenset[str] = frozenset(),
-    fidelities: frozenset[str] = frozenset({"high"}),
-    end: date | None = None,
-    life: Life = Life.LIVE,
-) -> ModelSpec:
-    """Describe a GPT image model."""
-    return ModelSpec(
-        name=name,
-        operations=frozenset(Operation),
-        fields=frozenset({*_FIELDS, "quality", "input_fidelity"}),
-        sizes=frozenset({"1024x1024", "1536x1024", "1024x1536"}),
-        pixel_rule=pixel_rule,
-        qualities=_QUALITIES | _OLD_QUALITIES.keys() | more_qualities,
-        formats=_FORMATS | more_formats,
-        fidelities=fidelities,
-        max_n=10,
-        max_prompt_chars=32_000,
-        max_images=16,
-        answers=frozenset({ResponseFormat.B64_JSON}),
-        life=life,
-        shutdown_date=end,
-        rules=(
-            transparency_needs_alpha,
-            compression_needs_lossy_format,
-            edits_inpaint,
-            edits_need_prompt,
-            _moderation_is_for_generations,
-            _gif_has_no_mask,
-        ),
-    )
-
-
-def _specs() -> Iterator[ModelSpec]:
-    """List the models, live ones first. The newest pair is taken to share the limits of the pair before."""
-    for name in ("gpt-image-2", "gpt-image-2-2026-04-21"):
-        yield _spec(name, pixel_rule=_FREE_SIZES)
-    for kind in ("sunburst", "flare"):
-        for name in (f"gpt-image-2.5-{kind}", f"gpt-image-2.5-{kind}-2026-09-08"):
-            yield _spec(name, pixel_rule=_FREE_SIZES, more_qualities=_HIGHEST)
-        # With preview access they also give SVG, which is no picture that we could keep.
-        gif = frozenset({"gif"})
-        yield _spec(f"gpt-image-2.6-{kind}", pixel_rule=_FREE_SIZES, more_qualities=_HIGHEST, more_formats=gif)
-    december = date(2026, 12, 1)
-    both = frozenset({"high", "low"})
-    for name in ("gpt-image-1.5", "gpt-image-1.5-2025-12-16", "chatgpt-image-latest"):
-        yield _spec(name, fidelities=both, end=december, life=Life.LEGACY)
-    yield _spec("gpt-image-1-mini", fidelities=frozenset({"low"}), end=december, life=Life.LEGACY)
-    yield _spec("gpt-image-1", fidelities=both, end=date(2026, 10, 23), life=Life.RETIRED)
-    for name in ("dall-e-2", "dall-e-3"):
-        yield ModelSpec(
-            name=name,
-            operations=frozenset(Operation),
-            fields=frozenset({"size", "quality"}),
-            max_n=10,
-            life=Life.RETIRED,
-            shutdown_date=date(2026, 5, 12),
-        )
+_RULES = (
+    transparency_needs_alpha,
+    compression_needs_lossy_format,
+    edits_inpaint,
+    edits_need_prompt,
+    _moderation_is_for_generations,
+    _gif_has_no_mask,
+)
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,7 +85,7 @@ class OpenAI(BaseProvider):
 
     def __init__(self, entry: Entry[Options]) -> None:
         """Prepare the addresses."""
-        super().__init__(entry.settings, tuple(_specs()))
+        super().__init__(entry.settings, load_catalogue("openai"), rules=_RULES)
         self._http = entry.http(_DIALECT)
         self._generations = self._http.url("images/generations")
         self._edits = self._http.url("images/edits")
@@ -177,9 +116,9 @@ class OpenAI(BaseProvider):
         return {**fields, **request.extra}
 
     def _takes_fidelity(self, model: str) -> bool:
-        """From gpt-image-2 on it is always high, and the field is refused."""
+        """Where it is always high, from gpt-image-2 on, the field is refused."""
         spec = self.spec(model)
-        return spec is None or spec.pixel_rule is None
+        return spec is None or spec.fidelities != {"high"}
 
 
 PROVIDER = ProviderModule(

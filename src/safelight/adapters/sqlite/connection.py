@@ -1,6 +1,5 @@
 """SQLite connections: one thread that commits in groups, and plain ones for reading."""
 
-import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from safelight.domain.errors import StorageError
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 
-BUSY_TIMEOUT_S = 5.0
+BUSY_TIMEOUT_S = 2.0
 
 
 def open_connection(path: Path, *, writes: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
@@ -46,15 +45,12 @@ class Writer:
             self._commit, name="sqlite-writer", at_end=self._connection.close
         )
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do `work` in the thread; it is on disk when this returns. Raises `StorageError`."""
-        return await self._thread.begin(work)
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None) -> T:
+        """Do `work` in the thread; it is on disk when this returns. Raises `StorageError`.
 
-    async def commit(self, work: Callable[[sqlite3.Connection], None], then: Callable[[], None]) -> None:
-        """As `run`; `then` is called once it is on disk, also when the caller has been cancelled meanwhile."""
-        future = self._thread.begin(work)
-        future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else then())
-        await asyncio.shield(future)
+        `then` is called once it is on disk, also when the caller has been cancelled meanwhile.
+        """
+        return await self._thread.run(work, then=then)
 
     async def close(self) -> None:
         """Finish what was asked for, then close the connection."""
@@ -63,9 +59,7 @@ class Writer:
     def _commit(self, batch: Sequence[Work]) -> Sequence[Outcome]:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-        except (
-            sqlite3.Error
-        ) as error:  # locked or read-only: that is nobody's fault, and waiting for each would be long
+        except sqlite3.Error as error:  # locked or read-only: no function's fault, and waiting for each would be long
             return [(None, translated(error)) for _ in batch]
         try:
             outcomes = [(work(self._connection), None) for work in batch]

@@ -16,6 +16,8 @@ from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.job import Attempt, Ending, Job, JobHistory
 
 _NEWEST = 2**62
+_REQUEST = 5
+"""Its place among the columns, read and written alike."""
 
 
 def _statement(text: str) -> str:
@@ -75,7 +77,7 @@ class SqliteJobStore:
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(_INSERT_JOB, values)
 
-        await self._writer.commit(write, then=lambda: self._recent.keep(job))
+        await self._writer.run(write, then=lambda: self._recent.keep(job, request_bytes=len(values[_REQUEST])))
 
     async def get(self, job_id: JobId) -> Job | None:
         """See `JobStore.get`."""
@@ -96,7 +98,7 @@ class SqliteJobStore:
         if row is None:
             return None
         job = sql.job_of(row)
-        self._recent.keep(job)
+        self._recent.keep(job, request_bytes=len(row[_REQUEST]))
         return job
 
     def _attempts(self, job_id: JobId) -> tuple[Attempt, ...]:
@@ -127,7 +129,7 @@ class SqliteJobStore:
             _expect_one(connection.execute(_START_JOB, started), job_id)
             _expect_one(connection.execute(_INSERT_ATTEMPT, values), job_id)
 
-        await self._writer.commit(write, then=lambda: self._recent.start(job_id, attempt))
+        await self._writer.run(write, then=lambda: self._recent.start(job_id, attempt))
 
     async def accept_attempt(self, job_id: JobId, attempt: Attempt, *, due_at: datetime) -> None:
         """See `JobStore.accept_attempt`."""
@@ -138,7 +140,7 @@ class SqliteJobStore:
             _expect_one(connection.execute(_ACCEPT_ATTEMPT, values), job_id)
             _expect_one(connection.execute(_POSTPONE, postponed), job_id)
 
-        await self._writer.commit(
+        await self._writer.run(
             write, then=lambda: self._recent.postpone(job_id, lane=attempt.target.provider, due_at=due_at)
         )
 
@@ -151,7 +153,7 @@ class SqliteJobStore:
             _expect_one(connection.execute(_END_ATTEMPT, values), job_id)
             _expect_one(connection.execute(_POSTPONE, postponed), job_id)
 
-        await self._writer.commit(write, then=lambda: self._recent.postpone(job_id, lane=lane, due_at=due_at))
+        await self._writer.run(write, then=lambda: self._recent.postpone(job_id, lane=lane, due_at=due_at))
 
     async def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
         """See `JobStore.postpone`."""
@@ -160,7 +162,7 @@ class SqliteJobStore:
         def write(connection: sqlite3.Connection) -> None:
             _expect_one(connection.execute(_POSTPONE, values), job_id)
 
-        await self._writer.commit(write, then=lambda: self._recent.postpone(job_id, lane=lane, due_at=due_at))
+        await self._writer.run(write, then=lambda: self._recent.postpone(job_id, lane=lane, due_at=due_at))
 
     async def finish(self, job_id: JobId, ending: Ending, *, tries: int, attempt: Attempt | None = None) -> None:
         """See `JobStore.finish`."""
@@ -172,7 +174,7 @@ class SqliteJobStore:
                 _expect_one(connection.execute(_END_ATTEMPT, ended), job_id)
             _expect_one(connection.execute(_FINISH_JOB, values), job_id)
 
-        await self._writer.commit(write, then=lambda: self._recent.finish(job_id, ending))
+        await self._writer.run(write, then=lambda: self._recent.finish(job_id, ending))
 
     async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
         """See `JobStore.overdue`."""
@@ -194,7 +196,7 @@ class SqliteJobStore:
             connection.executemany(_DELETE_ATTEMPTS, values)
             connection.executemany(_DELETE_JOB, values)
 
-        await self._writer.commit(write, then=lambda: self._recent.drop(job_ids))
+        await self._writer.run(write, then=lambda: self._recent.drop(job_ids))
 
     async def existing(self, job_ids: Sequence[JobId]) -> set[JobId]:
         """See `JobStore.existing`."""

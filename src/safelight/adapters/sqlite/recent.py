@@ -9,6 +9,8 @@ from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.job import Attempt, Ending, Job, JobStatus
 
 _MOST = 4_000
+_LARGEST_REQUEST_BYTES = 8 * 1024
+"""Requests can be of many megabytes; all that are kept must fit into memory."""
 
 
 class RecentJobs:
@@ -29,8 +31,10 @@ class RecentJobs:
             self._jobs.move_to_end(job_id)
         return job
 
-    def keep(self, job: Job) -> None:
-        """Take a job in."""
+    def keep(self, job: Job, *, request_bytes: int) -> None:
+        """Take a job in, unless it is large."""
+        if request_bytes > _LARGEST_REQUEST_BYTES:
+            return
         self._jobs[job.id] = job
         if len(self._jobs) > _MOST:
             self._jobs.popitem(last=False)

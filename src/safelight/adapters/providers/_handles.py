@@ -1,0 +1,62 @@
+"""What providers with handles share: when to ask again, how far the work is, where its pictures are, how it ended."""
+
+import re
+
+from yarl import URL
+
+from safelight.adapters.providers._answer import Answer
+from safelight.adapters.providers._openai_shape import trusted_host
+from safelight.application.ports import RemotePicture, StoredPicture
+from safelight.domain.errors import (
+    ProviderError,
+    ProviderProtocolError,
+    ProviderRejected,
+    ProviderUncertain,
+)
+
+LONGEST_PAUSE_S = 10.0
+_PAUSE_BY_AGE = 0.2
+_PROGRESS_BAR = re.compile(r"(\d{1,3})%\s*\|")
+
+
+def pause_s(age_s: float, *, least_s: float) -> float:
+    """How long to wait before asking again: often while the work is young, a fifth of its age later."""
+    return min(LONGEST_PAUSE_S, max(least_s, age_s * _PAUSE_BY_AGE))
+
+
+def progress_in(logs: str | None) -> float | None:
+    """Read the last progress bar (tqdm's) in a model's logs, from 0 to 1."""
+    bars = _PROGRESS_BAR.findall(logs or "")
+    return min(1.0, int(bars[-1]) / 100) if bars else None
+
+
+async def picture_at(
+    answer: Answer, url: str, base_url: URL, *, revised_prompt: str | None = None
+) -> StoredPicture | RemotePicture:
+    """Take a picture of a result: a link for the engine to fetch, or a data URL. Raises `ProviderProtocolError`."""
+    if url in answer.lifted or url.startswith("data:"):
+        return await answer.picture(url, revised_prompt=revised_prompt)
+    try:
+        link = base_url.join(URL(url))
+    except ValueError as exc:
+        raise answer.unreadable("the provider sent a link that cannot be read") from exc
+    own = (link.host, link.port) == (base_url.host, base_url.port)
+    return RemotePicture(url=str(link), revised_prompt=revised_prompt, trusted_host=trusted_host(link) if own else None)
+
+
+def ended(error: ProviderError) -> ProviderError:
+    """Say that the work itself ended so. The engine asks again after most errors of a poll: here that brings nothing.
+
+    Charged perhaps: the outcome stays unknown. Not charged: final, and the caller may have the job run again.
+    """
+    if isinstance(error, ProviderRejected | ProviderProtocolError):
+        return error
+    kind = ProviderProtocolError if isinstance(error, ProviderUncertain) else ProviderRejected
+    return kind(
+        error.message,
+        status=error.status,
+        provider_code=error.provider_code,
+        provider_type=error.provider_type,
+        param=error.param,
+        request_id=error.request_id,
+    )

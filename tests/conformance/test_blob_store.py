@@ -1,0 +1,331 @@
+"""What every blob store promises. Another one joins by its factory in `FACTORIES`."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from obstore.store import LocalStore
+
+from safelight.adapters.blobs.local import LocalBlobStore
+from safelight.adapters.blobs.object_store import ObjectBlobStore
+from safelight.application.ports import BlobWriter
+from safelight.domain.errors import NotFound, StorageError
+from safelight.domain.ids import HOUR_FORMAT, BlobKey, blob_key
+from tests.doubles import read_all
+from tests.making import NOON, new_id
+
+LARGE = os.urandom(3 * 1024 * 1024 + 7)
+
+
+class Bucket(Protocol):
+    """A store, and a look behind it."""
+
+    @property
+    def store(self) -> ObjectBlobStore: ...
+
+    def contents(self) -> set[str]:
+        """What really lies there, half-written things included."""
+        ...
+
+    def break_(self) -> None:
+        """From now on the store fails."""
+        ...
+
+
+class LocalBucket:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "blobs"
+        self.local = LocalBlobStore(self.folder)
+        self.store: ObjectBlobStore = self.local
+
+    def contents(self) -> set[str]:
+        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()} - {"check"}
+
+    def break_(self) -> None:
+        shutil.rmtree(self.folder)
+        self.folder.write_text("in the way")
+
+
+@asynccontextmanager
+async def local(folder: Path) -> AsyncIterator[Bucket]:
+    bucket = LocalBucket(folder)
+    yield bucket
+    await bucket.local.close()
+
+
+class ObjectBucket(LocalBucket):
+    """An object store's way of writing, with a folder in the place of the network."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.store = ObjectBlobStore(LocalStore(self.folder, automatic_cleanup=True))
+
+
+@asynccontextmanager
+async def objects(folder: Path) -> AsyncIterator[Bucket]:
+    bucket = ObjectBucket(folder)
+    yield bucket
+    await bucket.local.close()
+
+
+FACTORIES = {"local": local, "objects": objects}
+
+
+@pytest.fixture(params=FACTORIES)
+async def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bucket]:
+    async with FACTORIES[request.param](tmp_path) as bucket:
+        yield bucket
+
+
+def key(hour: datetime = NOON, name: str = "a") -> BlobKey:
+    return blob_key(hour.strftime(HOUR_FORMAT), new_id(), name)
+
+
+async def put(bucket: Bucket, content: bytes, *, to: BlobKey | None = None, step: int = 65536) -> BlobKey:
+    to = to or key()
+    writer = bucket.store.writer(to)
+    for start in range(0, len(content), step):
+        await writer.write(content[start : start + step])
+    await writer.close()
+    return to
+
+
+async def get(bucket: Bucket, of: BlobKey, *, start: int = 0, end: int | None = None) -> bytes:
+    return await read_all(bucket.store.read(of, start=start, end=end))
+
+
+@pytest.mark.parametrize("size", [1, 1000, 256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, len(LARGE)])
+@pytest.mark.parametrize("step", [1000, 65536, 10**7])
+async def test_what_was_written_is_read(bucket: Bucket, size: int, step: int) -> None:
+    written = await put(bucket, LARGE[:size], step=step)
+    assert await get(bucket, written) == LARGE[:size]
+
+
+async def test_a_blob_without_bytes_is_a_blob(bucket: Bucket) -> None:
+    assert await get(bucket, await put(bucket, b"")) == b""
+
+
+async def test_a_large_blob_comes_in_pieces(bucket: Bucket) -> None:
+    written = await put(bucket, LARGE)
+    pieces = [len(piece) async for piece in bucket.store.read(written)]
+    assert max(pieces) < len(LARGE) / 2
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, 1), (0, 10), (5, 10), (len(LARGE) - 1, len(LARGE)), (70_000, 2_000_000), (7, None), (0, None)],
+)
+async def test_a_part_is_read(bucket: Bucket, start: int, end: int | None) -> None:
+    written = await put(bucket, LARGE)
+    assert await get(bucket, written, start=start, end=end) == LARGE[start:end]
+
+
+async def test_a_blob_is_nowhere_before_it_is_complete(bucket: Bucket) -> None:
+    unfinished = key()
+    writer = bucket.store.writer(unfinished)
+    await writer.write(b"a little")
+    with pytest.raises(NotFound):
+        await get(bucket, unfinished)
+    await writer.close()
+    assert await get(bucket, unfinished) == b"a little"
+
+
+async def test_a_blob_that_is_not_there_is_not_found(bucket: Bucket) -> None:
+    with pytest.raises(NotFound):
+        await get(bucket, key())
+    with pytest.raises(NotFound):
+        await get(bucket, key(), start=3, end=5)
+
+
+@pytest.mark.parametrize("size", [0, 10, len(LARGE)])
+async def test_what_is_aborted_leaves_nothing(bucket: Bucket, size: int) -> None:
+    writer = bucket.store.writer(dropped := key())
+    for start in range(0, size, 65536):
+        await writer.write(LARGE[start : start + 65536])
+    await writer.abort()
+    with pytest.raises(NotFound):
+        await get(bucket, dropped)
+    assert bucket.contents() == set()
+
+
+async def test_what_is_aborted_in_the_middle_of_a_write_leaves_nothing(bucket: Bucket) -> None:
+    before = descriptors()
+    for turns in range(5):
+        writer = bucket.store.writer(key())
+        writing = asyncio.ensure_future(writer.write(LARGE))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await writer.abort()
+    await put(bucket, b"x", to=(kept := key()))
+    assert bucket.contents() == {kept}
+    assert descriptors() == before
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_many_writers_at_once_do_not_mix(bucket: Bucket) -> None:
+    before = descriptors()
+    contents = [os.urandom(size) for size in range(1, 700_000, 20_000)]
+    keys = await asyncio.gather(*[put(bucket, content) for content in contents])
+    assert await asyncio.gather(*[get(bucket, each) for each in keys]) == contents
+    assert bucket.contents() == set(keys)
+    assert descriptors() == before
+
+
+async def test_deleted_blobs_are_gone_and_the_others_stay(bucket: Bucket) -> None:
+    first, second, kept = [await put(bucket, name.encode(), to=key(name=name)) for name in "abc"]
+    await bucket.store.delete([first, second])
+    assert bucket.contents() == {kept}
+    await bucket.store.delete([])
+
+
+async def test_deleting_what_is_gone_is_no_fault(bucket: Bucket) -> None:
+    first, kept = await put(bucket, b"a"), await put(bucket, b"b")
+    for _ in range(2):
+        await bucket.store.delete([key(), first, key()])
+    assert bucket.contents() == {kept}
+
+
+async def test_an_hour_that_was_emptied_can_be_written_again(bucket: Bucket) -> None:
+    for _ in range(3):
+        await bucket.store.delete([await put(bucket, b"a")])
+    assert await get(bucket, await put(bucket, b"a")) == b"a"
+
+
+async def test_blobs_of_hours_long_past_are_listed(bucket: Bucket) -> None:
+    hours = [NOON - timedelta(hours=n) for n in range(4)]
+    keys = {hour: {await put(bucket, b"a", to=key(hour)) for _ in range(3)} for hour in hours}
+    await bucket.store.check()
+
+    async def before(moment: datetime) -> set[BlobKey]:
+        return {each async for page in bucket.store.written_before(moment) for each in page}
+
+    assert await before(NOON + timedelta(minutes=59)) == set.union(*[keys[hour] for hour in hours[1:]])
+    assert await before(NOON - timedelta(hours=2)) == keys[hours[3]]
+    assert await before(NOON - timedelta(hours=3)) == set()
+    assert await before(NOON + timedelta(days=400)) == set.union(*keys.values())
+
+
+async def test_an_empty_store_lists_nothing(bucket: Bucket) -> None:
+    assert [page async for page in bucket.store.written_before(datetime.now(UTC))] == []
+
+
+async def test_a_store_that_works_says_so(bucket: Bucket) -> None:
+    await bucket.store.check()
+
+
+async def test_faults_are_storage_faults(bucket: Bucket) -> None:
+    there = await put(bucket, LARGE)
+    bucket.break_()
+    for fails in (put(bucket, b"small"), put(bucket, LARGE), bucket.store.check()):
+        with pytest.raises(StorageError) as caught:
+            await fails
+        assert there not in caught.value.message
+    with pytest.raises((StorageError, NotFound)):
+        await get(bucket, there)
+
+
+# The local folder alone: what survives a loss of power
+
+
+class Syncs:
+    """Which paths were forced to disk, in order, and what the disk answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.paths: list[str] = []
+        self.fault: OSError | None = None
+        self._fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def fsync(self, descriptor: int) -> None:
+        self.paths.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        if self.fault is not None:
+            raise self.fault
+        self._fsync(descriptor)
+
+
+@pytest.fixture
+async def bare(tmp_path: Path) -> AsyncIterator[LocalBucket]:
+    bucket = LocalBucket(tmp_path)
+    yield bucket
+    await bucket.local.close()
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> Syncs:
+    return Syncs(monkeypatch)
+
+
+@pytest.mark.parametrize("size", [1, len(LARGE)])
+async def test_a_file_and_its_folders_are_forced_to_disk(bare: LocalBucket, syncs: Syncs, size: int) -> None:
+    written = await put(bare, LARGE[:size])
+    file = bare.folder / written
+    assert set(syncs.paths) == {str(file), str(file.parent), str(bare.folder)}
+    assert syncs.paths.index(str(file)) < syncs.paths.index(str(file.parent))
+    syncs.paths.clear()
+    second = bare.folder / await put(bare, b"b")
+    assert syncs.paths == [str(second), str(second.parent)]
+
+
+async def test_files_that_end_together_share_the_sync_of_their_folder(bare: LocalBucket, syncs: Syncs) -> None:
+    await put(bare, b"first")
+    syncs.paths.clear()
+    keys = await asyncio.gather(*[put(bare, b"x") for _ in range(50)])
+    assert len([path for path in syncs.paths if path.endswith(str(NOON.strftime(HOUR_FORMAT)))]) < len(keys)
+    assert {str(bare.folder / each) for each in keys} < set(syncs.paths)
+
+
+async def test_what_the_disk_did_not_take_is_not_there(bare: LocalBucket, syncs: Syncs) -> None:
+    before = descriptors()
+    syncs.fault = OSError(5, "Input/output error")
+    outcomes = await asyncio.gather(*[put(bare, b"x") for _ in range(5)], return_exceptions=True)
+    assert all(isinstance(outcome, StorageError) for outcome in outcomes)
+    assert descriptors() == before
+    syncs.fault = None
+    await put(bare, b"x")
+
+
+async def test_a_full_disk_is_a_storage_fault_and_leaves_nothing(
+    bare: LocalBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = descriptors()
+    write: Callable[[int, bytes], int] = os.write
+    left = 400_000
+
+    def limited(descriptor: int, content: bytes) -> int:
+        nonlocal left
+        if left <= 0:
+            raise OSError(28, "No space left on device")
+        left -= (written := write(descriptor, content[:left]))
+        return written
+
+    monkeypatch.setattr(os, "write", limited)
+    for size in (500_000, 10):
+        writer = bare.store.writer(key())
+
+        async def fill(*, writer: BlobWriter = writer, size: int = size) -> None:
+            for start in range(0, size, 65536):
+                await writer.write(LARGE[start : min(size, start + 65536)])
+            await writer.close()
+
+        with pytest.raises(StorageError):
+            await fill()
+        await writer.abort()
+    assert bare.contents() == set()
+    assert descriptors() == before
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError):
+        LocalBlobStore(tmp_path / "file" / "blobs")

@@ -1,0 +1,563 @@
+"""What every job store promises. Another one joins by its factory in `FACTORIES`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.application.ports import JobFilter, JobStore
+from safelight.domain.errors import StorageError, Superseded
+from safelight.domain.ids import JobId
+from safelight.domain.job import Attempt, AttemptState, Charged, Ending, Job, JobHistory, JobStatus
+from safelight.domain.outcome import settle
+from tests.making import (
+    NOON,
+    PAID,
+    SPARE,
+    attempt_ends,
+    endings,
+    failed,
+    first_attempts,
+    job,
+    later,
+    moments,
+    new_id,
+    new_jobs,
+    request,
+    started,
+    succeeded,
+    texts,
+)
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Storage(Protocol):
+    """Where jobs are kept."""
+
+    def open(self) -> "Awaitable[Any]":
+        """Make a store on it, as a process would; the caller closes it."""
+        ...
+
+
+class SqliteStorage:
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "jobs.db"
+
+    async def open(self) -> SqliteJobStore:
+        return SqliteJobStore(self._path)
+
+
+FACTORIES: dict[str, Callable[[Path], Storage]] = {"sqlite": SqliteStorage}
+
+
+class Shelf:
+    """A store, and others on the same storage: what another process sees of it."""
+
+    def __init__(self, storage: Storage, stack: AsyncExitStack) -> None:
+        self._storage = storage
+        self._stack = stack
+        self.store: JobStore
+        self.other: JobStore
+
+    async def begin(self) -> "Shelf":
+        self.store = await self.open()
+        self.other = await self.open()
+        return self
+
+    async def open(self) -> Any:
+        store = await self._storage.open()
+        self._stack.push_async_callback(store.close)
+        return store
+
+    async def submitted(self, **members: Any) -> Job:
+        new = job(**members)
+        await self.store.submit(new)
+        return new
+
+    async def begun(self, **members: Any) -> Job:
+        new = await self.submitted(**members)
+        await self.store.start_attempt(new.id, started())
+        return new
+
+    async def read(self, job_id: JobId) -> JobHistory:
+        """Read a job as it is for everybody: through the store that wrote it and through a new one."""
+        own = await self.store.history(job_id)
+        assert own is not None
+        assert await self.store.get(job_id) == own.job
+        fresh = await self._storage.open()
+        try:
+            assert await fresh.history(job_id) == own
+            assert await fresh.get(job_id) == own.job
+        finally:
+            await fresh.close()
+        return own
+
+    async def unchanged(self, before: JobHistory) -> bool:
+        return await self.read(before.job.id) == before
+
+
+@asynccontextmanager
+async def shelf_on(name: str, folder: Path) -> AsyncIterator[Shelf]:
+    async with AsyncExitStack() as stack:
+        yield await Shelf(FACTORIES[name](folder), stack).begin()
+
+
+@pytest.fixture(params=FACTORIES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def shelf(name: str, tmp_path: Path) -> AsyncIterator[Shelf]:
+    async with shelf_on(name, tmp_path) as shelf:
+        yield shelf
+
+
+def ending(of: Job, *attempts: Attempt, now: datetime = NOON) -> Ending:
+    return settle(of, attempts, error=failed().error, now=now)
+
+
+# Round trips: every member of every object, as it was
+
+thorough = settings(
+    max_examples=60,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@thorough
+@given(new=new_jobs)
+async def test_a_submitted_job_is_read_as_it_was(shelf: Shelf, new: Job) -> None:
+    new = replace(new, id=new_id())
+    await shelf.store.submit(new)
+    assert await shelf.read(new.id) == JobHistory(job=new)
+
+
+@thorough
+@given(attempt=first_attempts, handle=texts, due_at=moments)
+async def test_an_attempt_and_its_handle_are_read_as_they_were(
+    shelf: Shelf, attempt: Attempt, handle: str, due_at: datetime
+) -> None:
+    new = await shelf.submitted()
+    await shelf.store.start_attempt(new.id, attempt)
+    begun = await shelf.read(new.id)
+    assert begun.attempts == (attempt,)
+    assert begun.job == replace(
+        new,
+        status=JobStatus.PROCESSING,
+        started_at=attempt.started_at,
+        attempts=1,
+        lane=attempt.target.provider,
+    )
+    accepted = replace(attempt, state=AttemptState.ACCEPTED, handle=handle)
+    await shelf.store.accept_attempt(new.id, accepted, due_at=due_at)
+    taken = await shelf.read(new.id)
+    assert taken.attempts == (accepted,)
+    assert taken.job == replace(begun.job, due_at=due_at)
+
+
+@thorough
+@given(attempt=first_attempts, end=attempt_ends, due_at=moments)
+async def test_the_end_of_an_attempt_is_read_as_it_was(
+    shelf: Shelf, attempt: Attempt, end: dict[str, Any], due_at: datetime
+) -> None:
+    new = await shelf.submitted()
+    await shelf.store.start_attempt(new.id, attempt)
+    ended = replace(attempt, **end)
+    await shelf.store.end_attempt(new.id, ended, lane=SPARE, due_at=due_at)
+    history = await shelf.read(new.id)
+    assert history.attempts == (ended,)
+    assert (history.job.lane, history.job.due_at, history.job.status) == (SPARE, due_at, JobStatus.PROCESSING)
+
+
+@thorough
+@given(attempt=first_attempts, end=attempt_ends, last=endings, ttl_s=st.integers(1, 10**9))
+async def test_the_end_of_a_job_is_read_as_it_was(
+    shelf: Shelf, attempt: Attempt, end: dict[str, Any], last: Ending, ttl_s: int
+) -> None:
+    new = await shelf.submitted(ttl_s=ttl_s)
+    await shelf.store.start_attempt(new.id, attempt)
+    before = (await shelf.read(new.id)).job
+    ended = replace(attempt, **end)
+    await shelf.store.finish(new.id, last, tries=1, attempt=ended)
+    history = await shelf.read(new.id)
+    assert history.attempts == (ended,)
+    assert history.job == replace(
+        before,
+        status=last.status,
+        due_at=None,
+        completed_at=last.completed_at,
+        result=last.result,
+        error=last.error,
+        charged=last.charged,
+        cost_micros=last.cost_micros,
+    )
+
+
+async def test_a_large_request_is_kept_whole(shelf: Shelf) -> None:
+    prompt = "🦊 ünïcode \U0010ffff\u2028 " * 100_000
+    new = await shelf.submitted(request=request(prompt=prompt, extra={"nested": [prompt, 1.5e300, {"": None}]}))
+    assert (await shelf.read(new.id)).job == new
+
+
+# Submit
+
+
+async def test_a_job_that_was_submitted_is_there_for_every_process(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    assert await shelf.other.get(new.id) == new
+
+
+async def test_an_unknown_job_is_none(shelf: Shelf) -> None:
+    assert await shelf.store.get(new_id()) is None
+    assert await shelf.store.history(new_id()) is None
+
+
+async def test_an_id_is_taken_once(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        await shelf.store.submit(replace(new, ttl_s=1))
+    assert (await shelf.read(new.id)).job == new
+
+
+async def test_many_at_once_are_kept_each_for_itself(shelf: Shelf) -> None:
+    new = [job() for _ in range(300)]
+    await asyncio.gather(*[shelf.store.submit(each) for each in [*new, new[0]]], return_exceptions=True)
+    assert await shelf.other.existing([each.id for each in new]) == {each.id for each in new}
+
+
+# Moving on, and the fence: whoever saw another ledger changes nothing
+
+
+async def test_two_that_start_the_same_attempt_make_one(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    outcomes = await asyncio.gather(
+        *[shelf.store.start_attempt(new.id, started(key_name=f"k{n}")) for n in range(5)], return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes].count(Superseded) == 4
+    history = await shelf.read(new.id)
+    assert len(history.attempts) == history.job.attempts == 1
+
+
+async def test_the_second_attempt_follows_the_first(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    await shelf.store.end_attempt(new.id, failed(1), lane=SPARE, due_at=later(5))
+    second = started(2, started_at=later(5))
+    await shelf.store.start_attempt(new.id, second)
+    history = await shelf.read(new.id)
+    assert history.attempts == (failed(1), second)
+    assert (history.job.attempts, history.job.started_at, history.job.lane) == (2, NOON, PAID)
+
+
+async def test_an_attempt_of_a_job_that_has_ended_is_not_begun(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    await shelf.store.finish(new.id, ending(new), tries=0)
+    before = await shelf.read(new.id)
+    with pytest.raises(Superseded):
+        await shelf.store.start_attempt(new.id, started())
+    assert await shelf.unchanged(before)
+
+
+@pytest.mark.parametrize("state", [AttemptState.SUCCEEDED, AttemptState.FAILED, AttemptState.UNKNOWN])
+async def test_an_attempt_ends_once(shelf: Shelf, state: AttemptState) -> None:
+    new = await shelf.begun()
+    first = failed(1, state=state)
+    await shelf.store.end_attempt(new.id, first, lane=PAID, due_at=NOON)
+    before = await shelf.read(new.id)
+    accepted = started(state=AttemptState.ACCEPTED, handle="h")
+    for late in (
+        shelf.store.end_attempt(new.id, succeeded(), lane=SPARE, due_at=later(9)),
+        shelf.store.accept_attempt(new.id, accepted, due_at=later(9)),
+        shelf.store.finish(new.id, ending(new, succeeded()), tries=1, attempt=succeeded()),
+    ):
+        with pytest.raises(Superseded):
+            await late
+    assert await shelf.unchanged(before)
+
+
+async def test_work_is_accepted_once(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    accepted = started(state=AttemptState.ACCEPTED, handle="first")
+    await shelf.store.accept_attempt(new.id, accepted, due_at=later(1))
+    before = await shelf.read(new.id)
+    with pytest.raises(Superseded):
+        await shelf.store.accept_attempt(new.id, replace(accepted, handle="second"), due_at=later(2))
+    assert await shelf.unchanged(before)
+
+
+async def test_accepted_work_ends_and_keeps_its_handle(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    accepted = started(state=AttemptState.ACCEPTED, handle="h")
+    await shelf.store.accept_attempt(new.id, accepted, due_at=later(1))
+    await shelf.store.finish(new.id, ending(new, succeeded()), tries=1, attempt=succeeded())
+    assert (await shelf.read(new.id)).attempts[0].handle == "h"
+
+
+async def test_a_job_ends_once(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    await shelf.store.finish(new.id, ending(new), tries=0)
+    before = await shelf.read(new.id)
+    for late in (
+        shelf.store.finish(new.id, ending(new, now=later(5)), tries=0),
+        shelf.store.postpone(new.id, lane=SPARE, due_at=later(5)),
+    ):
+        with pytest.raises(Superseded):
+            await late
+    assert await shelf.unchanged(before)
+
+
+async def test_an_attempt_that_ended_too_late_changes_nothing_of_the_job(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    given_up = failed(1, state=AttemptState.UNKNOWN)
+    await shelf.store.finish(new.id, ending(new), tries=1, attempt=given_up)
+    before = await shelf.read(new.id)
+    with pytest.raises(Superseded):
+        await shelf.store.end_attempt(new.id, succeeded(), lane=PAID, due_at=NOON)
+    assert await shelf.unchanged(before)
+
+
+async def test_a_job_is_not_ended_over_an_attempt_that_its_ending_does_not_know(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    before = await shelf.read(new.id)
+    with pytest.raises(Superseded):
+        await shelf.store.finish(new.id, ending(new), tries=0)
+    assert await shelf.unchanged(before)
+
+
+async def test_an_ending_that_is_refused_leaves_its_attempt_open(shelf: Shelf) -> None:
+    """One commit: the attempt does not end without the job."""
+    new = await shelf.begun()
+    before = await shelf.read(new.id)
+    with pytest.raises(Superseded):
+        await shelf.store.finish(new.id, ending(new, succeeded()), tries=2, attempt=succeeded())
+    assert await shelf.unchanged(before)
+
+
+async def test_nothing_can_be_done_to_a_job_that_does_not_exist(shelf: Shelf) -> None:
+    missing = job()
+    for late in (
+        shelf.store.start_attempt(missing.id, started()),
+        shelf.store.accept_attempt(missing.id, started(handle="h"), due_at=NOON),
+        shelf.store.end_attempt(missing.id, failed(), lane=PAID, due_at=NOON),
+        shelf.store.postpone(missing.id, lane=PAID, due_at=NOON),
+        shelf.store.finish(missing.id, ending(missing), tries=0),
+    ):
+        with pytest.raises(Superseded):
+            await late
+    assert await shelf.store.history(missing.id) is None
+
+
+async def test_a_refusal_takes_nothing_else_with_it(shelf: Shelf) -> None:
+    """Writes that are committed together stand or fall each for itself."""
+    ended, new = await shelf.submitted(), await shelf.submitted()
+    await shelf.store.finish(ended.id, ending(ended), tries=0)
+    more = [job() for _ in range(20)]
+    outcomes = await asyncio.gather(
+        *[shelf.store.submit(each) for each in more[:10]],
+        shelf.store.finish(ended.id, ending(ended), tries=0),
+        shelf.store.start_attempt(new.id, started()),
+        *[shelf.store.submit(each) for each in more[10:]],
+        return_exceptions=True,
+    )
+    assert [outcome for outcome in outcomes if outcome is not None] == [outcomes[10]]
+    assert isinstance(outcomes[10], Superseded)
+    assert await shelf.other.existing([each.id for each in more]) == {each.id for each in more}
+    assert (await shelf.read(new.id)).job.attempts == 1
+
+
+async def test_a_job_is_postponed_into_another_lane(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    await shelf.store.postpone(new.id, lane=SPARE, due_at=later(60))
+    assert (await shelf.read(new.id)).job == replace(new, lane=SPARE, due_at=later(60))
+
+
+# Lists
+
+
+async def due_ids(store: JobStore, *, limit: int = 100, after: int = 0) -> list[JobId]:
+    return [job_id for _, job_id, _, _ in await store.due(limit=limit, after=after)]
+
+
+async def test_open_jobs_are_listed_in_the_order_of_their_submission(shelf: Shelf) -> None:
+    jobs = [await shelf.submitted(due_at=later(-n)) for n in range(5)]
+    await shelf.store.postpone(jobs[1].id, lane=SPARE, due_at=later(99))
+    await shelf.store.finish(jobs[2].id, ending(jobs[2]), tries=0)
+    await shelf.store.start_attempt(jobs[3].id, started())
+    rows = await shelf.store.due(limit=100, after=0)
+    assert [row[1] for row in rows] == [jobs[0].id, jobs[1].id, jobs[3].id, jobs[4].id]
+    assert rows[1][2:] == (SPARE, later(99))
+    assert [row[0] for row in rows] == sorted({row[0] for row in rows})
+    assert [row[1] for row in await shelf.store.due(limit=2, after=rows[0][0])] == [jobs[1].id, jobs[3].id]
+    assert await due_ids(shelf.other) == [row[1] for row in rows]
+
+
+async def test_an_open_attempt_keeps_a_job_among_the_open(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    accepted = started(state=AttemptState.ACCEPTED, handle="h")
+    await shelf.store.accept_attempt(new.id, accepted, due_at=later(7))
+    assert (await shelf.store.due(limit=1, after=0))[0][1:] == (new.id, PAID, later(7))
+
+
+async def test_the_place_in_the_queue_counts_what_waits_before(shelf: Shelf) -> None:
+    jobs = [await shelf.submitted() for _ in range(4)]
+    other = await shelf.submitted(lane=SPARE)
+    assert [await shelf.store.waiting_before(each, limit=10) for each in [*jobs, other]] == [0, 1, 2, 3, 0]
+    await shelf.store.start_attempt(jobs[0].id, started())
+    await shelf.store.finish(jobs[1].id, ending(jobs[1]), tries=0)
+    assert await shelf.store.waiting_before(jobs[3], limit=10) == 1
+    assert await shelf.store.waiting_before(jobs[3], limit=1) is None
+
+
+async def test_overdue_jobs_are_those_created_before(shelf: Shelf) -> None:
+    moments_ = [NOON - 2 * MICROSECOND, NOON - MICROSECOND, NOON, NOON + MICROSECOND]
+    jobs = [await shelf.submitted(created_at=moment) for moment in moments_]
+    assert await shelf.store.overdue(created_before=NOON, limit=10) == [jobs[0].id, jobs[1].id]
+    assert await shelf.store.overdue(created_before=NOON, limit=1) == [jobs[0].id]
+    await shelf.store.finish(jobs[0].id, ending(jobs[0]), tries=0)
+    assert await shelf.store.overdue(created_before=NOON, limit=10) == [jobs[1].id]
+
+
+async def test_a_job_expires_to_the_microsecond(shelf: Shelf) -> None:
+    completed_at = NOON + 123_457 * MICROSECOND
+    new = await shelf.submitted(ttl_s=3)
+    await shelf.store.finish(new.id, ending(new, now=completed_at), tries=0)
+    ended = (await shelf.read(new.id)).job
+    expires_at = completed_at + timedelta(seconds=3)
+    assert ended.expires_at == expires_at
+    assert await shelf.store.expired(now=expires_at - MICROSECOND, limit=10) == []
+    assert await shelf.store.expired(now=expires_at, limit=10) == [ended]
+
+
+async def test_expired_jobs_are_listed_with_the_earliest_first(shelf: Shelf) -> None:
+    ids = []
+    for ttl_s in (30, 10, 20, 999):
+        new = await shelf.submitted(ttl_s=ttl_s)
+        await shelf.store.finish(new.id, ending(new), tries=0)
+        ids.append(new.id)
+    await shelf.submitted(ttl_s=1)
+    found = [each.id for each in await shelf.store.expired(now=later(30), limit=10)]
+    assert found == [ids[1], ids[2], ids[0]]
+    assert [each.id for each in await shelf.store.expired(now=later(30), limit=1)] == [ids[1]]
+
+
+async def test_deleted_jobs_are_gone_with_their_ledgers(shelf: Shelf) -> None:
+    gone, kept = await shelf.begun(), await shelf.begun()
+    await shelf.store.delete([gone.id, new_id()])
+    for store in (shelf.store, shelf.other):
+        assert await store.get(gone.id) is None
+        assert await store.history(gone.id) is None
+        assert await store.existing([gone.id, kept.id]) == {kept.id}
+    again = replace(job(), id=gone.id)
+    await shelf.store.submit(again)
+    assert (await shelf.read(gone.id)).attempts == ()
+    await shelf.store.start_attempt(gone.id, started())
+    await shelf.store.delete([])
+
+
+async def test_which_jobs_exist(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    missing = [new_id() for _ in range(1200)]
+    assert await shelf.store.existing([*missing, new.id]) == {new.id}
+    assert await shelf.store.existing([]) == set()
+
+
+async def test_a_listing_goes_back_page_by_page(shelf: Shelf) -> None:
+    jobs = [await shelf.submitted() for _ in range(7)]
+    seen: list[JobId] = []
+    before: int | None = None
+    sizes = []
+    while True:
+        page = await shelf.store.list_jobs(JobFilter(limit=3, before=before))
+        seen += [each.id for each in page.jobs]
+        sizes.append(len(page.jobs))
+        await shelf.submitted()  # what comes meanwhile does not shift the pages
+        if (before := page.next_before) is None:
+            break
+    assert seen == [each.id for each in reversed(jobs)]
+    assert sizes == [3, 3, 1]
+
+
+async def test_a_listing_of_exactly_a_page_has_no_next(shelf: Shelf) -> None:
+    for _ in range(3):
+        await shelf.submitted()
+    assert (await shelf.store.list_jobs(JobFilter(limit=3))).next_before is None
+    assert (await shelf.store.list_jobs(JobFilter(limit=2))).next_before is not None
+
+
+async def test_an_empty_listing(shelf: Shelf) -> None:
+    page = await shelf.store.list_jobs(JobFilter())
+    assert (page.jobs, page.next_before) == ((), None)
+
+
+async def test_a_listing_by_status(shelf: Shelf) -> None:
+    pending, running, done, lost = [await shelf.submitted() for _ in range(4)]
+    for each in (running, done):
+        await shelf.store.start_attempt(each.id, started())
+    await shelf.store.finish(done.id, ending(done, succeeded()), tries=1, attempt=succeeded())
+    await shelf.store.finish(lost.id, ending(lost), tries=0)
+    expected = {
+        JobStatus.PENDING: pending.id,
+        JobStatus.PROCESSING: running.id,
+        JobStatus.COMPLETED: done.id,
+        JobStatus.FAILED: lost.id,
+    }
+    for status, job_id in expected.items():
+        page = await shelf.store.list_jobs(JobFilter(status=status))
+        assert [(each.id, each.status) for each in page.jobs] == [(job_id, status)]
+    full = (await shelf.store.list_jobs(JobFilter())).jobs
+    assert full[1] == (await shelf.read(done.id)).job
+    assert full[1].charged is Charged.YES
+
+
+# The rest
+
+
+async def test_a_closed_store_is_a_storage_fault(shelf: Shelf) -> None:
+    store = await shelf.open()
+    await store.close()
+    with pytest.raises(StorageError):
+        await store.submit(job())
+
+
+async def test_what_is_being_written_when_a_store_is_closed_is_kept(shelf: Shelf) -> None:
+    store = await shelf.open()
+    new = [job() for _ in range(50)]
+    writes = [asyncio.ensure_future(store.submit(each)) for each in new]
+    await asyncio.sleep(0)
+    await store.close()
+    await asyncio.gather(*writes)
+    assert len(await shelf.store.existing([each.id for each in new])) == 50
+
+
+async def test_a_write_whose_caller_left_is_seen_by_all_alike(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    await shelf.store.get(new.id)
+    left = asyncio.ensure_future(shelf.store.start_attempt(new.id, started()))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    await shelf.store.postpone(new.id, lane=PAID, due_at=later(1))
+    assert (await shelf.read(new.id)).job.attempts == 1
+
+
+async def test_a_fact_is_made_once_for_all_processes(shelf: Shelf) -> None:
+    first, second = await shelf.open(), await shelf.open()
+    facts = await asyncio.gather(first.fact("secret", b"one"), second.fact("secret", b"two"))
+    assert facts[0] == facts[1]
+    assert facts[0] in {b"one", b"two"}
+    assert await first.fact("other", b"three") == b"three"
+
+
+async def test_a_store_that_works_says_so(shelf: Shelf) -> None:
+    await (await shelf.open()).check()
