@@ -127,13 +127,15 @@ def open_provider(name: str, entry: ProviderEntrySettings, sessions: HttpSession
 
 
 def warn_of_endings(providers: Mapping[ProviderName, Provider], today: date) -> None:
-    """Tell the operator of models that are shut down, or soon will be."""
+    """Tell the operator of models that are shut down, or soon will be: one line a provider."""
     for name, provider in providers.items():
-        for spec in provider.specs:
-            if spec.near_its_end(today):
-                end = spec.shutdown_date.isoformat() if spec.shutdown_date else None
-                life = spec.life_on(today).value
-                log.warning("model_near_its_end", model=f"{name}/{spec.name}", life=life, shutdown_date=end)
+        ending = {
+            spec.name: spec.shutdown_date.isoformat() if spec.shutdown_date else spec.life_on(today).value
+            for spec in provider.specs
+            if spec.near_its_end(today)
+        }
+        if ending:
+            log.warning("models_near_their_end", provider=name, models=ending)
 
 
 def open_inspection(folder: Path) -> SqliteInspection | None:

@@ -171,7 +171,7 @@ class Gateway:
     async def until(self, statement: str, *parameters: object, within_s: float = END_S) -> None:
         """Wait until the database has a row for this."""
         async with asyncio.timeout(within_s):
-            while not self.rows(statement, *parameters):
+            while not self.rows(statement, *parameters):  # noqa: ASYNC110 - another process has no event of ours
                 await asyncio.sleep(POLL_S)
 
 

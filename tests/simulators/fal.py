@@ -168,6 +168,7 @@ class FalSimulator(Simulator):
         self.requests: dict[str, Request] = {}
         self.ending: Ending | None = None
         """How requests end from now on, whatever their prompt says."""
+        self.running_word = "IN_PROGRESS"
         self.announced_url: str | None = None
         """The host in the addresses that a submit answers, where a proxy stands before the service."""
         self._routes: tuple[tuple[str, str, Callable[..., Reply]], ...] = (
@@ -252,7 +253,7 @@ class FalSimulator(Simulator):
         found = self._find(root, request_id)
         if found.status != "COMPLETED":
             found.polls += 1
-            found.status = "IN_PROGRESS" if found.polls <= self.running_polls else "COMPLETED"
+            found.status = self.running_word if found.polls <= self.running_polls else "COMPLETED"
         shown = self._shown(found)
         if found.status == "IN_PROGRESS" and call.exchange.query.get("logs") == "1":
             line = f" {found.polls * 25}%|███       | {found.polls}/4"

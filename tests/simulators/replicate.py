@@ -366,8 +366,11 @@ class ReplicateSimulator(Simulator):
     def _upload(self, call: Call) -> Reply:
         if call.content_type != "multipart/form-data":
             raise problem(400, "Bad request", "Files are uploaded as multipart/form-data.")
-        [name] = [part.name for part in call.exchange.files] or [None]
-        if name != "content" or call.fields.keys() - {"filename", "type", "metadata"}:
+        if [part.name for part in call.exchange.files] != ["content"] or call.fields.keys() - {
+            "filename",
+            "type",
+            "metadata",
+        }:
             raise problem(400, "Bad request", "Missing content")
         [content] = call.contents
         if len(content) > LARGEST_FILE_BYTES:

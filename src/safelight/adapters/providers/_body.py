@@ -70,6 +70,16 @@ class Part:
         return cls(name=name, image=image, filename=f"{label}.{_FILE_ENDINGS.get(image.content_type, 'bin')}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldPart:
+    """A small file of a form that we hold, such as a converted mask."""
+
+    name: str
+    content: bytes
+    content_type: str
+    filename: str
+
+
 def json_body(value: Any, inserts: Mapping[str, Insert] | None = None) -> Body:
     """Encode JSON; `inserts` are pictures that stand in it as placeholders and are streamed in as base64."""
     text = _encode(value)
@@ -80,7 +90,7 @@ def json_body(value: Any, inserts: Mapping[str, Insert] | None = None) -> Body:
     return Body(data=upload, content_type="application/json", uploads=(upload,))
 
 
-def form_body(fields: Iterable[tuple[str, str]], parts: Iterable[Part], workspace: Workspace) -> Body:
+def form_body(fields: Iterable[tuple[str, str]], parts: Iterable[Part | HeldPart], workspace: Workspace) -> Body:
     """Encode `multipart/form-data` with its exact length."""
     writer = aiohttp.MultipartWriter("form-data")
     for name, value in fields:
@@ -100,8 +110,15 @@ def _field_name(name: str) -> str:
     return _CONTROL.sub(lambda char: f"%{ord(char.group()):02X}", name)
 
 
-def _append_part(writer: aiohttp.MultipartWriter, part: Part, workspace: Workspace) -> Upload:
-    upload = Upload(workspace.read(part.image), part.image.size_bytes, part.image.content_type)
+def _append_part(writer: aiohttp.MultipartWriter, part: Part | HeldPart, workspace: Workspace) -> Upload:
+    if isinstance(part, HeldPart):
+        upload = Upload(_once(part.content), len(part.content), part.content_type)
+    else:
+        upload = Upload(workspace.read(part.image), part.image.size_bytes, part.image.content_type)
     upload.set_content_disposition("form-data", name=part.name, filename=part.filename)
     writer.append_payload(upload)
     return upload
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content

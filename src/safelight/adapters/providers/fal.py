@@ -38,6 +38,7 @@ from safelight.domain.errors import (
 from safelight.domain.image import Operation, StoredImage
 
 CALLBACK_WINDOW_S = 300.0
+_KEY_BYTES = 32
 _LEAST_PAUSE_S = 0.5
 _RUNNING = frozenset({"IN_QUEUE", "IN_PROGRESS"})
 _OVER = "COMPLETED"
@@ -298,13 +299,16 @@ def read_keys(jwks: bytes) -> tuple[bytes, ...]:
     """Read fal's public keys from its JWKS document (https://rest.fal.ai/.well-known/jwks.json; keep it for a day)."""
     try:
         keys = msgspec.json.decode(jwks)["keys"]
-        return tuple(_unpadded(key["x"]) for key in keys)
+        return tuple(_public_key(key["x"]) for key in keys)
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as exc:
         raise InvalidRequest("fal's key document cannot be read") from exc
 
 
-def _unpadded(text: str) -> bytes:
-    return pybase64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+def _public_key(text: str) -> bytes:
+    key = pybase64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if len(key) != _KEY_BYTES:
+        raise ValueError
+    return key
 
 
 def read_callback(headers: Mapping[str, str], body: bytes, *, keys: Iterable[bytes], now: float) -> str:
