@@ -11,8 +11,6 @@ from safelight.api.errors import error_body
 _MOST_HEAD_BYTES = 64 * 1024
 """Checked whenever bytes have come, so that a head may be larger by what one read of the socket brings."""
 _HEAD_TIMEOUT_S = 30.0
-_LARGE_BYTES = 64 * 1024
-"""Written as it is: joining would only copy it."""
 _LINGER_S = 2.0
 """How long what a refused client still sends is read and dropped: a reset could destroy the answer on its way."""
 
@@ -20,9 +18,9 @@ _LINGER_S = 2.0
 class HttpProtocol(HttpToolsProtocol):
     """Refuses heads that are endless or never end; lets a client that was refused in mid-body read the answer."""
 
+    lingering = False
+    _in_head = False
     _head_bytes = 0
-    _in_head = True
-    _messages_ended = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -32,57 +30,62 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._head_is_in()
+        self._forget_head()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, unless the connection is on its way out."""
-        if self.transport.is_closing():
+        if self.lingering:
             return
-        ended = self._messages_ended
         super().data_received(data)
-        if self._in_head and self._messages_ended == ended:  # else these bytes were (also) the end of a message
+        if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self._refuse(431, "the request's headers are too large")
             elif self._head_timer is None:
                 self._watch_head()
 
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+
     def on_headers_complete(self) -> None:
         """Start the request."""
-        self._head_is_in()
         self._in_head = False
+        self._forget_head()
         super().on_headers_complete()
 
-    def on_message_complete(self) -> None:
-        """Expect the next head."""
-        super().on_message_complete()
-        self._in_head = True
-        self._messages_ended += 1
-        self._head_bytes = 0
+    def on_response_complete(self) -> None:
+        """Wait for the next request; but not behind the rest of a body that nobody will read, however slow it is."""
+        if not self.pipeline and self.coming_in:
+            self.transport.close()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP. If it follows a whole request, that one is answered first, and alone."""
-        if self._current and not self._current.response_complete and not self._current.more_body:
-            self._current.keep_alive = False
+        current = self._current
+        if current and not current.response_complete and not current.more_body:
+            current.keep_alive = False
             self.flow.pause_reading()
             return
         self._refuse(400, msg)
+
+    @property
+    def coming_in(self) -> bool:
+        """Whether a part of a request is still on its way."""
+        return self._in_head or (self._current is not None and self._current.more_body)
 
     @property
     def _current(self) -> RequestResponseCycle | None:
         """The request whose head came last; uvicorn's annotation leaves the `None` out."""
         return self.cycle
 
-    @property
-    def coming_in(self) -> bool:
-        """Whether a part of a request is still on its way."""
-        return self._head_bytes > 0 if self._current is None else self._current.more_body
-
     def _watch_head(self) -> None:
         self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_S, self._head_is_late)
 
-    def _head_is_in(self) -> None:
+    def _forget_head(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -93,9 +96,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._watch_head()  # the next request is late, but this one is still being answered
         elif self._in_head:
             self._refuse(408, "the request's headers came too slowly")
+        else:
+            self.transport.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        self._head_is_in()
+        self._forget_head()
         if self.transport.is_closing():
             return
         body = msgspec.json.encode(error_body(message=message, status=status, type_="invalid_request_error"))
@@ -105,32 +110,14 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class _Lingering(asyncio.Transport):
-    """A transport that sends an answer in one piece, and lets a refused client read it.
-
-    uvicorn writes head and body apart, and each would go out, and wake the client, on its own: what is written within
-    one turn of the loop is joined. Closed while a request still comes in, it reads on for a moment, and drops that.
-    """
+    """A transport that, closed while a request still comes in, goes on reading for a moment and drops what comes."""
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
         super().__init__()
         self._transport = transport
         self._protocol = protocol
         self._closing = False
-        self._waiting: list[bytes] = []
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._waiting:
-            self._waiting.append(bytes(data))
-        elif len(data) >= _LARGE_BYTES:
-            self._transport.write(data)
-        else:
-            self._waiting.append(bytes(data))
-            self._protocol.loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if waiting and not self._transport.is_closing():
-            self._transport.write(b"".join(waiting))
+        self.write = transport.write  # type: ignore[method-assign]  # the way of every answer: no detour
 
     def is_closing(self) -> bool:
         return self._closing or self._transport.is_closing()
@@ -138,11 +125,11 @@ class _Lingering(asyncio.Transport):
     def close(self) -> None:
         if self._closing:
             return
-        self._flush()
         self._closing = True
         if self._transport.is_closing() or not self._protocol.coming_in or not self._transport.can_write_eof():
             self._transport.close()
             return
+        self._protocol.lingering = True
         self._transport.write_eof()
         self._protocol.flow.resume_reading()
         asyncio.get_running_loop().call_later(_LINGER_S, self._transport.abort)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from safelight import http_protocol
 from safelight.api.docs import openapi_document
 from tests.api.client import SMALL, Client, File, Reply, check_shape, mask, parts_of, png
 from tests.api.serving import ServedGateway
@@ -567,6 +568,35 @@ async def test_head_without_an_end(served: ServedGateway, start: bytes) -> None:
     pieces = [b"X: y\r\n" * 1000 if start.endswith(b"\n") else b"x" * 6000] * 100
 
     refused(await exchange(served.port, start, *pieces), 431, 400)
+
+
+async def test_large_requests_one_after_another(served: ServedGateway) -> None:
+    """More than a head may have, in as few reads as the socket brings: none of it is taken for a head."""
+    body = json.dumps({**SMALL, "own": "words " * 15_000}).encode()
+    request = head(GENERATIONS, JSON_HEAD, f"Content-Length: {len(body)}") + body
+    async with connected(served.port) as (reader, writer):
+        for _ in range(10):
+            writer.write(request)
+            reply = await read_reply(reader)
+            assert reply is not None
+            assert reply.status == 202
+
+
+async def test_nothing_at_all_is_waited_for_and_then_dropped(
+    served: ServedGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "_HEAD_TIMEOUT_S", 0.2)
+    async with connected(served.port) as (reader, _):
+        assert await reader.read() == b""
+    refused(await exchange(served.port, b"GET / HTTP/1.1\r\nX: y\r\n"), 408)
+
+
+@pytest.mark.parametrize("path", ["/nope", "/v1/models", GENERATIONS])
+async def test_answer_before_the_end_of_a_body_ends_the_connection(served: ServedGateway, path: str) -> None:
+    async with connected(served.port) as (reader, writer):
+        writer.write(head(path, "Content-Type: text/plain", "Content-Length: 1000") + b"x")
+        refused(await read_reply(reader), 404, 405, 415)
+        assert await reader.read() == b""
 
 
 async def test_several_requests_at_once_are_answered_in_turn(served: ServedGateway) -> None:

@@ -414,6 +414,16 @@ class TestHandle:
         assert "secret" not in caught.value.message
         assert simulator.submissions == 1
 
+    async def test_a_status_that_cannot_be_read_is_no_end(
+        self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
+    ) -> None:
+        handle = await started(provider, asked(DEV), workspace)
+        simulator.faults.push(Fault(kind="wrong_json"), Fault(kind="empty"))
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailable):
+                await provider.poll(handle, call(asked(DEV), workspace))
+        assert isinstance(await provider.poll(handle, call(asked(DEV), workspace)), Finished)
+
     async def test_blackened_pictures_are_moderated(
         self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
     ) -> None:

@@ -542,6 +542,8 @@ class TestHandle:
             (Fault(kind="status", status=504), ProviderUnavailable),
             (Fault(kind="html", status=502), ProviderUnavailable),
             (Fault(kind="truncated"), ProviderUnavailable),
+            (Fault(kind="wrong_json"), ProviderUnavailable),
+            (Fault(kind="empty"), ProviderUnavailable),
         ],
     )
     async def test_a_question_that_fails_is_asked_again(

@@ -189,7 +189,7 @@ class HuggingFaceSimulator(Simulator):
         self._running = running
         self._image_bytes = image_bytes
         self._files: dict[str, bytes] = {}
-        self._work: dict[str, Work] = {}
+        self._accepted: dict[str, Work] = {}
         self._ids = itertools.count(1)
         self._routes: list[tuple[str, str, Callable[[Call, re.Match[str]], Reply]]] = [
             ("GET", r"/api/models/(.+/.+)", self._mapping),
@@ -348,7 +348,7 @@ class HuggingFaceSimulator(Simulator):
         return self._replicate_end(found[1])
 
     def _replicate_end(self, number: str) -> Reply:
-        work = self._work[number]
+        work = self._accepted[number]
         if work.failed:
             return json_reply(prediction(number, "failed") | {"error": "NSFW content detected"}, status=201)
         links = self._links(number, work)
@@ -421,11 +421,11 @@ class HuggingFaceSimulator(Simulator):
     def _accept(self, partner: str, prompt: str, count: int) -> str:
         number = f"{partner}-{next(self._ids)}"
         pictures = [self._picture(64, 64) for _ in range(count)]
-        self._work[number] = Work(partner=partner, pictures=pictures, prompt=prompt, running=self._running)
+        self._accepted[number] = Work(partner=partner, pictures=pictures, prompt=prompt, running=self._running)
         return number
 
     def _asked(self, call: Call, number: str, partner: str, query: Mapping[str, str] | None = None) -> Work:
-        work = self._work.get(number)
+        work = self._accepted.get(number)
         if work is None or work.partner != partner or call.exchange.query != (query or {}):
             raise refusal("Not Found", 404)
         return work

@@ -1,6 +1,7 @@
 """What providers with handles share: when to ask again, how far the work is, where its pictures are, how it ended."""
 
 import re
+from typing import TypeVar
 
 from yarl import URL
 
@@ -11,8 +12,11 @@ from safelight.domain.errors import (
     ProviderError,
     ProviderProtocolError,
     ProviderRejected,
+    ProviderUnavailable,
     ProviderUncertain,
 )
+
+T = TypeVar("T")
 
 LONGEST_PAUSE_S = 10.0
 _PAUSE_BY_AGE = 0.2
@@ -28,6 +32,14 @@ def progress_in(logs: str | None) -> float | None:
     """Read the last progress bar (tqdm's) in a model's logs, from 0 to 1."""
     bars = _PROGRESS_BAR.findall(logs or "")
     return min(1.0, int(bars[-1]) / 100) if bars else None
+
+
+def read_state(answer: Answer, kind: type[T]) -> T:
+    """Read how the work stands. An answer that cannot be read is no end of it: the engine is to ask again."""
+    try:
+        return answer.read(kind)
+    except ProviderProtocolError as exc:
+        raise ProviderUnavailable(exc.message, status=502, request_id=answer.request_id) from exc
 
 
 async def picture_at(

@@ -26,6 +26,7 @@ from safelight.domain.errors import (
 MAX_REFUSAL_BYTES = 64 * 1024
 _READ_BUFFER_BYTES = 32 * 1024
 """Small, as is the memory that a picture on its way needs: with aiohttp's own 64 KiB it is two to three times as much."""
+_PIECE_BYTES = 64 * 1024
 SMALL_ANSWER_BYTES = 64 * 1024
 """An answer of up to this length is read in one go: cheaper, and small enough to hold."""
 
@@ -213,7 +214,7 @@ class ProviderHttp:
     async def _read_answer(self, response: aiohttp.ClientResponse, workspace: Workspace) -> Answer:
         length, whole, lifted = response.content_length, None, _NOTHING_LIFTED
         if response.content_type.startswith("image/"):
-            text, whole = b"", await read_picture(response.content.iter_any(), workspace)
+            text, whole = b"", await read_picture(response.content.iter_chunked(_PIECE_BYTES), workspace)
         elif length is not None and length <= SMALL_ANSWER_BYTES and "Content-Encoding" not in response.headers:
             text = await response.read()
         else:

@@ -20,11 +20,11 @@ from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._base import Entry, ProviderModule
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
-from safelight.adapters.providers._handles import ended, pause_s, picture_at, progress_in
+from safelight.adapters.providers._handles import ended, pause_s, picture_at, progress_in, read_state
 from safelight.adapters.providers._hosted import HostedModels
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
-from safelight.adapters.providers._openai_shape import via_of
+from safelight.adapters.providers._openai_shape import prompt_of, via_of
 from safelight.application.ports import Accepted, Call, Finished, ProviderKey, RemotePicture, Running, StoredPicture
 from safelight.domain.errors import (
     ConfigurationError,
@@ -214,7 +214,7 @@ class Fal(HostedModels):
         known = _read_handle(handle)
         url = self._questions.url(known.status).update_query(logs="1")
         answer = await self._questions.ask(call, url)
-        said = answer.read(_Status)
+        said = read_state(answer, _Status)
         if said.status == _OVER:
             return await self._result(known, said, answer, call)
         if said.status not in _RUNNING:
@@ -250,7 +250,7 @@ class Fal(HostedModels):
                 )
             )
         said = answer.words(result.prompt)
-        revised = said if said and said != call.request.prompt else None
+        revised = said if said and said != prompt_of(call.request) else None
         pictures: list[StoredPicture | RemotePicture] = [
             await picture_at(answer, image.url, self._http.base_url, revised_prompt=revised) for image in clean
         ]

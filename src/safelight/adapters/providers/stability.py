@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from decimal import Decimal
+from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -140,12 +140,12 @@ class _Said(msgspec.Struct):
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`strength`: how far an edit without a mask and a variation may leave their source (0 to 1); Stability insists on
-    a number, and no caller can give one but as an extra parameter. `client_id`: how Stability is to call this gateway.
-    """  # noqa: D205 - one paragraph for each option
+    """What Stability asks for and no request of ours tells."""
 
     strength: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.6
+    """How far an edit without a mask, or a variation, may leave its source: 0 not at all, 1 altogether."""
     client_id: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    """How this gateway is called in Stability's logs."""
 
 
 class Stability(BaseProvider):
@@ -153,18 +153,20 @@ class Stability(BaseProvider):
 
     def __init__(self, entry: Entry[Options]) -> None:
         """Learn the services."""
-        super().__init__(entry.settings, load_catalogue("stability"))
+        known = load_catalogue("stability")
+        specs = [replace(spec, rules=(partial(self._refusal, spec.name),)) for spec in known]
+        super().__init__(entry.settings, specs)
         self._wires = {spec.name: _wire(spec) for spec in self.specs}
-        self._specs = tuple(replace(spec, rules=(*spec.rules, self._refusal_of(spec))) for spec in self.specs)
-        self._by_name.update({name: self._ruled(spec) for name, spec in self._by_name.items()})
         self._purchases = entry.http(_PURCHASES)
         self._polls = entry.http(_POLLS)
         self._options = entry.options
 
     async def submit(self, call: Call) -> Accepted | Finished:
         """Have a service work."""
-        model, wire = self._service(call.model, call.request)
-        body = await self._body(call, model, wire)
+        _, wire = self._service(call.model, call.request)
+        if misfit := _misfit(wire, call.request):
+            raise misfit
+        body = await self._body(call, wire)
         url = self._purchases.url(_SERVICES + quote(wire.path))
         with _lockout():
             answer = await self._purchases.buy(call, url, body, headers=self._headers(call.request))
@@ -176,13 +178,182 @@ class Stability(BaseProvider):
     async def poll(self, handle: str, call: Call) -> Running | Finished:
         """Ask for a result; it waits for a day, and for the key that bought it alone."""
         with _lockout():
-            answer = await self._polls.ask(call, self._result_url(handle))
+            answer = await self._polls.ask(call, self._polls.url(f"v2beta/results/{quote(handle, safe='')}"))
         said = answer.read(_Said)
-        if answer.status == 202 or said.status is not None:
+        if answer.status == 202 or (said.image is None and said.status is not None):
             if said.status != _IN_PROGRESS:
                 log.warning("unknown_task_status", provider="stability", status=str(said.status)[:80])
             return Running(poll_after_s=_POLL_S)
         return await self._finished(answer, said, call)
 
-    def _result_url(self, handle: str) -> URL:
-        return self._polls.url(f"v2beta/results/{quote(handle, safe='')}")
+    async def _finished(self, answer: Answer, said: _Said, call: Call) -> Finished:
+        if said.finish_reason == _FILTERED:
+            raise ProviderRejected(
+                "Stability AI's moderation withheld the picture",
+                status=400,
+                provider_code=_FILTERED,
+                request_id=answer.request_id,
+            )
+        if said.finish_reason not in {None, _SUCCESS} or not isinstance(said.image, str) or not said.image:
+            raise answer.unreadable("Stability AI answered without a picture that is whole")
+        service, _ = self._service(call.model, call.request)
+        return Finished(
+            pictures=(await answer.picture(said.image),),
+            model=service,
+            output_format=call.request.output_format,
+            cost_micros=None if service == call.model else _cost_micros(self.spec(service)),
+            via=via_of(call.request),
+        )
+
+    def _service(self, model: str, request: ImageRequest) -> tuple[str, _Wire]:
+        """Find who does the work: the models that make pictures leave some kinds of edit to services of their own."""
+        spec = self.spec(model)
+        wire = self._wires[spec.name] if spec else _guess(model)
+        other = self.spec(wire.edits.get(_kind_of_edit(request) or "", ""))
+        return (other.name, self._wires[other.name]) if other else (model, wire)
+
+    def _refusal(self, model: str, request: ImageRequest) -> UnsupportedFeature | None:
+        """Why a known service has no place for a request, or `None`."""
+        service, wire = self._service(model, request)
+        other = self.spec(service) if service != model else None
+        if other is None:
+            return _misfit(wire, request) or _limit(wire, request)
+        try:
+            other.check(request)
+        except UnsupportedFeature as exc:
+            return exc
+        return None
+
+    async def _body(self, call: Call, wire: _Wire) -> Body:
+        parts: list[Part | HeldPart] = [
+            Part.of(name, source.image, name.replace("_", "-"))
+            for name, source in zip(wire.images, call.request.images, strict=False)
+        ]
+        if (mask := await white_changes(call)) is not None:
+            parts.append(HeldPart(name="mask", content=mask, content_type="image/png", filename="mask.png"))
+        return form_body(_as_text(self._fields(call, wire)), parts, call.workspace)
+
+    def _fields(self, call: Call, wire: _Wire) -> dict[str, Any]:
+        """Name the fields as Stability does."""
+        request = call.request
+        fields: dict[str, Any] = {"model": call.model} if wire.model else {}
+        if wire.prompt and (prompt := prompt_of(request)) is not None:
+            fields[wire.prompt] = prompt
+        fields |= given(request, _PLAIN)
+        if self.spec(call.model) is None:
+            fields |= given(request, _UNKNOWN)
+        if request.style is not None:
+            fields["style_preset"] = request.style
+        if (ratio := _ratio(request)) is not None:
+            fields["aspect_ratio"] = ratio
+        if request.images and wire.strength:
+            fields["strength"] = self._options.strength
+        if request.images and wire.mode:
+            fields["mode"] = "image-to-image"
+        return {**fields, **request.extra}
+
+    def _headers(self, request: ImageRequest) -> dict[str, str]:
+        user = hashlib.sha256(request.user.encode()).hexdigest() if request.user else None
+        named = {"stability-client-id": self._options.client_id, "stability-client-user-id": user}
+        return {name: value for name, value in named.items() if value}
+
+
+def _wire(spec: ModelSpec) -> _Wire:
+    if not spec.wire:
+        return _guess(spec.name)
+    try:
+        return msgspec.convert(spec.wire, _Wire)
+    except msgspec.ValidationError as exc:
+        raise ConfigurationError(f"model {spec.name}: wire: {exc}") from exc
+
+
+def _guess(model: str) -> _Wire:
+    """Take an unknown name for a path, for one more model of sd3, or for one that makes pictures."""
+    if model.startswith("sd3"):
+        return _Wire(path="generate/sd3", images=("image",), model=True, mode=True, strength=True)
+    path = model if "/" in model else f"generate/{model.removeprefix('stable-image-')}"
+    steps = [step for step in path.split("/") if step not in {"", ".", ".."}]
+    return _Wire(path="/".join(steps), images=("image",), mask=True)
+
+
+def _kind_of_edit(request: ImageRequest) -> str | None:
+    if request.operation is not Operation.EDIT:
+        return None
+    return request.edit_type or ("inpainting" if request.mask is not None else None)
+
+
+def _misfit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
+    """Why a request could not even be written down for a service, or `None`."""
+    if request.images and not wire.images:
+        kinds = ", ".join(wire.edits)
+        return UnsupportedFeature(f"this model edits inside a mask, or by a type of {kinds}, alone", param="mask")
+    if len(request.images) > len(wire.images):
+        return UnsupportedFeature(f"this model takes at most {len(wire.images)} images", param="image")
+    if request.mask is not None and not wire.mask:
+        return UnsupportedFeature("this model takes no mask", param="mask")
+    if request.prompt and not wire.prompt:
+        return UnsupportedFeature("this model takes no prompt", param="prompt")
+    if request.edit_type not in {None, wire.edit}:
+        return UnsupportedFeature(f"this model has no edit of type {request.edit_type!r}", param="type")
+    return None
+
+
+def _limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
+    """Which value a known service would not take, or `None`."""
+    if request.seed is not None and not 1 <= request.seed <= _LARGEST_SEED:
+        return UnsupportedFeature(f"seed must be 1 to {_LARGEST_SEED}; 0 would mean any", param="seed")
+    if request.style is not None and request.style not in _STYLES:
+        return UnsupportedFeature(f"style must be one of {', '.join(sorted(_STYLES))}", param="style")
+    ratio = _ratio(request)
+    if ratio is None and request.size not in {None, "auto"}:
+        return UnsupportedFeature(f"this model cannot draw size {request.size!r}", param="size")
+    if ratio is not None and ratio not in _RATIOS:
+        return UnsupportedFeature(f"expected an aspect ratio of {', '.join(_RATIOS)}", param="size")
+    if ratio is not None and request.images and wire.ratio_of_image:
+        param = "aspect_ratio" if request.aspect_ratio else "size"
+        return UnsupportedFeature("an edit has the aspect ratio of its image", param=param)
+    return edits_need_prompt(request) if wire.prompt and wire.needs_prompt else None
+
+
+def _ratio(request: ImageRequest) -> str | None:
+    """The asked ratio; a size in pixels becomes the nearest, for no service draws to the pixel."""
+    size = request.pixel_size
+    return asked_ratio(request) or (nearest_ratio(size, _RATIOS) if size else None)
+
+
+def _as_text(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        match value:
+            case None:
+                pass
+            case str():
+                yield name, value
+            case _:
+                yield name, msgspec.json.encode(value).decode()
+
+
+def _cost_micros(spec: ModelSpec | None) -> int | None:
+    """What another service than the asked one costs: the engine knows the price of the asked one alone."""
+    rows = spec.price.per_image if spec and spec.price else ()
+    return int(rows[0].usd * MICROS_PER_UNIT) if rows else None
+
+
+@contextmanager
+def _lockout() -> Iterator[None]:
+    """Wait long enough after a 429."""
+    try:
+        yield
+    except ProviderBusy as exc:
+        exc.retry_after_s = max(exc.retry_after_s or 0.0, _LOCKED_OUT_S)
+        raise
+
+
+PROVIDER = ProviderModule(
+    name="stability",
+    doc="Stability AI's Stable Image services",
+    create=Stability,
+    options=Options,
+    base_url="https://api.stability.ai",
+    env_key="STABILITY_API_KEY",
+    needs_key=True,
+)
