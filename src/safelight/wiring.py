@@ -192,7 +192,7 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self._engine: asyncio.Task[None] | None = None
         self._fetcher: HttpPictureFetcher | None = None
-        self.read = Read(store=self._store, bell=self._bell, clock=self._clock)
+        self.read = Read(store=self._store, queue=self._queue, bell=self._bell, clock=self._clock)
         self.submit = Submit(store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock)
         self.app: Starlette
 

@@ -183,10 +183,10 @@ async def test_accepted_work_is_polled_after_a_crash_and_not_started_again(tmp_p
 async def test_what_got_a_202_is_there_after_a_kill_in_the_same_moment(tmp_path: Path) -> None:
     ids: list[str] = []
     async with running(tmp_path) as gateway:
-        for round_ in range(6):
+        for round_ in range(5):
             enough = asyncio.Event()
 
-            async def client(enough: asyncio.Event = enough, most: int = len(ids) + 1 + 3 * round_) -> None:
+            async def client(enough: asyncio.Event = enough, most: int = len(ids) + 1 + 5 * round_) -> None:
                 while not enough.is_set():
                     try:
                         ids.append(await gateway.submit("builtin/sketch"))

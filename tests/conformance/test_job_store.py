@@ -409,16 +409,6 @@ async def test_an_open_attempt_keeps_a_job_among_the_open(shelf: Shelf) -> None:
     assert (await shelf.store.due(limit=1, after=0))[0][1:] == (new.id, PAID, later(7))
 
 
-async def test_the_place_in_the_queue_counts_what_waits_before(shelf: Shelf) -> None:
-    jobs = [await shelf.submitted() for _ in range(4)]
-    other = await shelf.submitted(lane=SPARE)
-    assert [await shelf.store.waiting_before(each, limit=10) for each in [*jobs, other]] == [0, 1, 2, 3, 0]
-    await shelf.store.start_attempt(jobs[0].id, started())
-    await shelf.store.finish(jobs[1].id, ending(jobs[1]), tries=0)
-    assert await shelf.store.waiting_before(jobs[3], limit=10) == 1
-    assert await shelf.store.waiting_before(jobs[3], limit=1) is None
-
-
 async def test_overdue_jobs_are_those_created_before(shelf: Shelf) -> None:
     moments_ = [NOON - 2 * MICROSECOND, NOON - MICROSECOND, NOON, NOON + MICROSECOND]
     jobs = [await shelf.submitted(created_at=moment) for moment in moments_]

@@ -211,6 +211,7 @@ class TestGeneration:
             (BANANA, {"size": "4000x400"}, "size"),
             (BANANA, {"seed": 1}, "seed"),
             (GPT, {"size": "512x512"}, "size"),
+            (GPT, {"size": "square_hd"}, "size"),
             (GPT, {"quality": "best"}, "quality"),
             (SCHNELL, {"operation": Operation.EDIT}, "model"),
         ],
@@ -239,6 +240,19 @@ class TestGeneration:
             await provider.start(call(asked(model), workspace))
         assert caught.value.param == "model"
         assert simulator.exchanges == []
+
+    async def test_an_operators_model_needs_no_code(
+        self, simulator: FalSimulator, sessions: HttpSessions, workspace: FolderWorkspace
+    ) -> None:
+        bare = {"name": "acme/owl", "operations": ["image_edit"]}
+        named = {"name": "acme/fox", "operations": ["image_edit"], "wire": {"image": "source", "count": "n"}}
+        provider = open_provider("fal", sessions, simulator.base_url, models=(bare, named))
+        for model in ("acme/owl", "acme/fox"):
+            with pytest.raises(ProviderModelGone):
+                await provider.start(call(edit(workspace, model), workspace))
+        first, second = (exchange.fields.keys() for exchange in simulator.exchanges)
+        assert first == {"prompt", "image_url"}
+        assert second == {"prompt", "source", "n"}
 
     async def test_a_namespace_is_part_of_the_path(
         self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
@@ -305,6 +319,15 @@ class TestEdit:
             "image_size": {"width": 64, "height": 48},
             "output_format": "jpeg",
         }
+
+    async def test_ideograms_masks_are_the_other_way_round(
+        self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
+    ) -> None:
+        request = edit(workspace, "fal-ai/ideogram/v9/edit", mask=workspace.put(mask_bytes()))
+        with pytest.raises(ProviderModelGone):
+            await provider.start(call(request, workspace))
+        mask = Image.open(io.BytesIO(picture_in(simulator.exchanges[0].fields["mask_url"])))
+        assert (mask.getpixel((0, 0)), mask.getpixel((63, 0))) == (0, 255)
 
     @pytest.mark.parametrize(
         ("model", "more", "param"),
@@ -455,6 +478,15 @@ class TestHandle:
         assert workspace.bytes_of(picture.image) == image_bytes()
         assert picture.revised_prompt == "a red fox, in ink"
         assert workspace.open_sinks == 0
+
+    async def test_a_question_that_is_refused_leaves_the_outcome_unknown(
+        self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
+    ) -> None:
+        handle = await started(provider, asked(DEV), workspace)
+        simulator.faults.push(Fault(kind="status", status=422))
+        with pytest.raises(ProviderProtocolError, match="tells nothing of the work") as caught:
+            await provider.poll(handle, call(asked(DEV), workspace))
+        assert caught.value.status == 422
 
     async def test_an_unknown_handle_is_lost_work(self, provider: Provider, workspace: FolderWorkspace) -> None:
         known = json.loads(await started(provider, asked(DEV), workspace))

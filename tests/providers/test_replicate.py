@@ -237,6 +237,7 @@ class TestGeneration:
             (SCHNELL, "auto", {"num_outputs": 1}),
             (FLUX_2, "1536x1024", {"aspect_ratio": "custom", "width": 1536, "height": 1024}),
             (IDEOGRAM, "1024x1024", {"size": "1024x1024", "num_images": 1}),
+            (IDEOGRAM, "2K", {"size": "2K", "num_images": 1}),
         ],
     )
     async def test_sizes_are_translated(
@@ -425,6 +426,13 @@ class TestHandle:
         assert isinstance(running, Running)
         assert running.poll_after_s == LONGEST_PAUSE_S
 
+    async def test_an_odd_date_is_no_fault(
+        self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace
+    ) -> None:
+        simulator.created_at = "yesterday"
+        finished = await carried_out(provider, asked(SCHNELL), workspace)
+        assert finished.created is None
+
     async def test_an_unknown_state_is_still_running(
         self,
         provider: Provider,
@@ -509,6 +517,15 @@ class TestHandle:
         handle = await started(provider, asked(SCHNELL), workspace)
         with pytest.raises(ProviderProtocolError, match="link that cannot be read"):
             await provider.poll(handle, call(asked(SCHNELL), workspace))
+
+    async def test_a_question_that_is_refused_leaves_the_outcome_unknown(
+        self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace
+    ) -> None:
+        handle = await started(provider, asked(SCHNELL), workspace)
+        simulator.faults.push(Fault(kind="status", status=422))
+        with pytest.raises(ProviderProtocolError, match="tells nothing of the work") as caught:
+            await provider.poll(handle, call(asked(SCHNELL), workspace))
+        assert caught.value.status == 422
 
     async def test_an_unknown_handle_is_lost_work(self, provider: Provider, workspace: FolderWorkspace) -> None:
         with pytest.raises(ProviderModelGone):

@@ -12,7 +12,7 @@ import binascii
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pybase64
@@ -165,6 +165,15 @@ BODY = {
 }
 
 
+def camel_case(value: Any) -> Any:
+    """Spell names as the API does; it takes those of its protocol buffers (`mime_type`) as well."""
+    if isinstance(value, list):
+        return [camel_case(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {re.sub(r"_([a-z])", lambda match: match[1].upper(), name): camel_case(item) for name, item in value.items()}
+
+
 def check(value: Any, rule: Rule, place: str) -> None:
     """Refuse what the API does not know or takes in another type."""
     kinds = rule.kind if isinstance(rule.kind, tuple) else (rule.kind,)
@@ -254,6 +263,9 @@ class GeminiSimulator(Simulator):
         if call.content_type != "application/json":
             raise refusal("Invalid JSON payload received.")
         model = self._known_models[name]
+        call = replace(
+            call, exchange=replace(call.exchange, fields=camel_case(call.fields))
+        )  # the record stays as sent
         check_members(call.fields, self.body_rules, "")
         inputs = check_parts(call.fields, model)
         config = call.fields["generationConfig"]

@@ -188,6 +188,8 @@ class ReplicateSimulator(Simulator):
         self.uploads: dict[str, bytes] = {}
         self.ending: tuple[str, str | None] | None = None
         """How predictions end from now on: status and error, whatever their prompt says."""
+        self.created_at: str | None = None
+        """What predictions say of their beginning from now on."""
         self.output: Any = None
         """What predictions give from now on, as it is."""
         self._routes: tuple[tuple[str, str, Callable[..., Reply]], ...] = (
@@ -401,7 +403,7 @@ class ReplicateSimulator(Simulator):
             "status": made.status,
             "source": "api",
             "data_removed": made.data_removed,
-            "created_at": made.created_at.isoformat().replace("+00:00", "Z"),
+            "created_at": self.created_at or made.created_at.isoformat().replace("+00:00", "Z"),
             "urls": {"get": link, "cancel": f"{link}/cancel", "web": f"https://replicate.com/p/{made.id}"},
         }
         if made.lifetime_s is not None:

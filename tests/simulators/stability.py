@@ -14,7 +14,7 @@ import msgspec
 import pybase64
 from PIL import Image, UnidentifiedImageError
 
-from tests.simulators._base import Call, Refusal, Reply, Simulator, argument_parser, json_reply, run_by_hand
+from tests.simulators._base import Call, Exchange, Refusal, Reply, Simulator, argument_parser, json_reply, run_by_hand
 from tests.simulators._pictures import picture, picture_of_bytes, stamped
 
 SERVICES = "/v2beta/stable-image/"
@@ -185,8 +185,9 @@ class StabilitySimulator(Simulator):
     def unreadable(self, message: str) -> Refusal:
         return refusal(message)
 
-    def reply_headers(self, exchange: Any) -> dict[str, str]:
+    def reply_headers(self, exchange: Exchange) -> dict[str, str]:
         """Stability's id of an exchange stands in the body of an error alone."""
+        del exchange
         return {}
 
     async def answer(self, call: Call) -> Reply:

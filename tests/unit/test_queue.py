@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -14,6 +15,7 @@ from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.application.ports import Again
 from safelight.domain.errors import StorageError
 from safelight.domain.ids import JobId, ProviderName
+from tests.making import job
 
 A, B = ProviderName("a"), ProviderName("b")
 
@@ -166,6 +168,27 @@ async def test_a_lane_has_its_slots_and_all_lanes_together_have_theirs() -> None
         runner.release("b0", "b1")
         await quiet()
         assert runner.order[4:] == ["a2", "b2"]
+
+
+async def test_a_waiting_job_knows_how_many_are_handed_out_before_it() -> None:
+    table, runner = Table(), Runner()
+    queue = queue_of(table, slots=1)
+    runner.hold("j0", "j1", "j2")
+    jobs = [replace(job(), id=JobId(f"j{number}"), lane=A) for number in range(3)]
+    other = replace(job(), id=JobId("other"), lane=B)
+    for waiting in (*jobs, other):
+        queue.wake(waiting.id, lane=waiting.lane, at=now())
+    assert [queue.position(waiting) for waiting in (*jobs, other)] == [0, 1, 2, 0]
+    async with running(queue, runner):
+        assert {await runner.started.get(), await runner.started.get()} == {jobs[0].id, other.id}
+        assert [queue.position(waiting) for waiting in jobs] == [None, 0, 1]
+        runner.release("j0")
+        assert await runner.started.get() == jobs[1].id
+        assert queue.position(jobs[2]) == 0
+        runner.release("j1", "j2")
+    later = replace(job(), id=JobId("later"), lane=A)
+    queue.wake(later.id, lane=A, at=now() + timedelta(hours=1))
+    assert queue.position(later) is None
 
 
 async def test_a_lane_that_never_runs_dry_does_not_starve_the_others() -> None:

@@ -89,6 +89,4 @@ def test_an_operator_is_warned_of_models_near_their_end() -> None:
         warn_of_endings({PAID: ScriptedProvider(specs=specs)}, date(2026, 11, 23))
     plain: list[dict[str, Any]] = [dict(entry) for entry in logs]
     models = {"old": "retired", "ending": "2026-12-01"}
-    assert plain == [
-        {"event": "models_near_their_end", "log_level": "warning", "provider": "paid", "models": models}
-    ]
+    assert plain == [{"event": "models_near_their_end", "log_level": "warning", "provider": "paid", "models": models}]

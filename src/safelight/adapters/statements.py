@@ -43,10 +43,6 @@ INSERT_JOB = (
 )
 GET_JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - columns are constants
 GET_ATTEMPTS = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above
-COUNT_WAITING = (
-    "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE status = 'pending' AND lane = $1"
-    " AND seq < (SELECT seq FROM jobs WHERE id = $2) LIMIT $3) AS ahead"
-)
 OPEN_JOBS = "SELECT seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2"
 START_JOB = (
     "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4"

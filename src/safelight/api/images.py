@@ -19,7 +19,7 @@ from safelight.application.submit import Submission
 from safelight.domain.errors import NotFound, RequestError, StorageError
 from safelight.domain.ids import BlobKey, JobId
 from safelight.domain.image import Operation
-from safelight.domain.job import Job, JobStatus
+from safelight.domain.job import Job
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +93,7 @@ def _awaited(operation: Operation) -> Endpoint:
 async def _job_answer(request: Request, services: Services, job: Job) -> Response:
     if job.status.terminal:
         return await _renderer(request).envelope(job, status=200, headers={}, queue_position=None)
-    position = await services.read.queue_position(job) if job.status is JobStatus.PENDING else None
+    position = services.read.queue_position(job)
     return await _renderer(request).envelope(job, status=202, headers=_POLL_AFTER, queue_position=position)
 
 

@@ -56,10 +56,6 @@ class JobStore(Protocol):
         """Read one job with its ledger."""
         ...
 
-    async def waiting_before(self, job: Job, *, limit: int) -> int | None:
-        """Count the pending jobs of its lane ahead of it; `None` from `limit` on."""
-        ...
-
     async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
         """List jobs that have not ended by sequence number: (sequence, id, lane, due)."""
         ...
@@ -125,6 +121,10 @@ class Queue(Protocol):
 
     def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
         """Tell of a job whose entry has been committed."""
+        ...
+
+    def position(self, job: Job) -> int | None:
+        """How many jobs of its lane are handed out before it; `None` when it does not wait, or is not in sight."""
         ...
 
     async def run(self, handler: StepHandler) -> None:

@@ -3,13 +3,11 @@
 import asyncio
 from dataclasses import dataclass, replace
 
-from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore
+from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore, Queue
 from safelight.domain.errors import NotFound
 from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job, JobHistory, JobStatus
-
-_POSITIONS_SHOWN = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +15,7 @@ class Read:
     """Reading changes nothing and never calls a provider."""
 
     store: JobStore
+    queue: Queue
     bell: Bell
     clock: Clock
 
@@ -36,11 +35,9 @@ class Read:
             raise NotFound("job not found or expired")
         return history
 
-    async def queue_position(self, job: Job) -> int | None:
-        """How many jobs of its lane start before it; `None` when it does not wait, or waits far back."""
-        if job.status is not JobStatus.PENDING:
-            return None
-        return await self.store.waiting_before(job, limit=_POSITIONS_SHOWN)
+    def queue_position(self, job: Job) -> int | None:
+        """How many jobs of its lane start before it; `None` when it does not wait, or waits too far back to see."""
+        return self.queue.position(job) if job.status is JobStatus.PENDING else None
 
     async def ended(self, job_id: JobId, *, timeout_s: float | None = None) -> Job:
         """Wait until a job has ended, at most `timeout_s`, and read it as it then is."""

@@ -6,8 +6,9 @@ from typing import TypeVar
 from yarl import URL
 
 from safelight.adapters.providers._answer import Answer
+from safelight.adapters.providers._http import ProviderHttp
 from safelight.adapters.providers._openai_shape import trusted_host
-from safelight.application.ports import RemotePicture, StoredPicture
+from safelight.application.ports import Call, RemotePicture, StoredPicture
 from safelight.domain.errors import (
     ProviderError,
     ProviderProtocolError,
@@ -34,10 +35,20 @@ def progress_in(logs: str | None) -> float | None:
     return min(1.0, int(bars[-1]) / 100) if bars else None
 
 
-def read_state(answer: Answer, kind: type[T]) -> T:
-    """Read how the work stands. An answer that cannot be read is no end of it: the engine is to ask again."""
+async def ask_state(http: ProviderHttp, call: Call, url: URL, kind: type[T]) -> tuple[Answer, T]:
+    """Ask how accepted work stands; one GET.
+
+    An answer that cannot be read is no end of the work: `ProviderUnavailable`, and the engine asks again. Nor does a
+    question that is refused say that the work was: `ProviderProtocolError`, its outcome is unknown.
+    """
     try:
-        return answer.read(kind)
+        answer = await http.ask(call, url)
+    except ProviderRejected as exc:
+        raise ProviderProtocolError(
+            f"the provider tells nothing of the work: {exc.message}", status=exc.status, request_id=exc.request_id
+        ) from exc
+    try:
+        return answer, answer.read(kind)
     except ProviderProtocolError as exc:
         raise ProviderUnavailable(exc.message, status=502, request_id=answer.request_id) from exc
 

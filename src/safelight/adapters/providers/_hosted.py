@@ -27,6 +27,8 @@ from safelight.domain.image import Dimensions, ImageRequest, StoredImage
 LARGEST_DEVIATION = 1.1
 """So much may the ratio of an asked size differ from the one that stands in for it: 1792x1024 becomes 16:9."""
 
+_INVERTED_MASKS = "ideogram"
+"""The maker of models in whose masks black changes, whoever hosts them."""
 _SAME_NAMES = (
     "quality",
     "style",
@@ -83,7 +85,10 @@ class HostedModels(BaseProvider):
         super().__init__(settings, specs, rules=(edits_inpaint, edits_need_prompt))
         where = f"providers.{settings.name}"
         self._unknown = _wire({**common, **unknown}, where)
-        self._wires = {each.name: _wire({**common, **each.wire}, f"{where}: {each.name}") for each in self._specs}
+        self._wires = {
+            each.name: _wire({**common, **each.wire}, f"{where}: {each.name}") if each.wire else self._guess(each.name)
+            for each in self._specs
+        }
         self._specs = tuple(
             replace(each, rules=(*each.rules, _limits(each, self._wires[each.name]))) for each in self._specs
         )
@@ -92,7 +97,11 @@ class HostedModels(BaseProvider):
     def wire(self, model: str) -> Wire:
         """Look up how a model calls its inputs."""
         spec = self.spec(model)
-        return self._unknown if spec is None else self._wires[spec.name]
+        return self._guess(model) if spec is None else self._wires[spec.name]
+
+    def _guess(self, model: str) -> Wire:
+        inverted = _INVERTED_MASKS in model
+        return msgspec.structs.replace(self._unknown, mask_paint="black") if inverted else self._unknown
 
     def plain_inputs(self, call: Call) -> dict[str, Any]:
         """Name all that is no picture as the model does."""
@@ -105,7 +114,7 @@ class HostedModels(BaseProvider):
         inputs |= _size_inputs(request, spec, wire)
         if (prompt := prompt_of(request)) is not None:
             inputs["prompt"] = prompt
-        if wire.count and (spec is not None or call.n > 1):
+        if wire.count and (call.n > 1 or (spec is not None and spec.wire)):
             inputs[wire.count] = call.n
         if request.output_format is not None:
             inputs["output_format"] = wire.jpeg if request.output_format == "jpeg" else request.output_format

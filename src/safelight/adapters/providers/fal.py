@@ -20,7 +20,7 @@ from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._base import Entry, ProviderModule
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
-from safelight.adapters.providers._handles import ended, pause_s, picture_at, progress_in, read_state
+from safelight.adapters.providers._handles import ask_state, ended, pause_s, picture_at, progress_in
 from safelight.adapters.providers._hosted import HostedModels
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
@@ -213,8 +213,7 @@ class Fal(HostedModels):
         """Ask how the request stands, and for its result once it is over: one or two GETs."""
         known = _read_handle(handle)
         url = self._questions.url(known.status).update_query(logs="1")
-        answer = await self._questions.ask(call, url)
-        said = read_state(answer, _Status)
+        answer, said = await ask_state(self._questions, call, url, _Status)
         if said.status == _OVER:
             return await self._result(known, said, answer, call)
         if said.status not in _RUNNING:

@@ -23,7 +23,7 @@ from safelight.adapters.providers._base import Entry, ProviderModule
 from safelight.adapters.providers._body import Part, form_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
-from safelight.adapters.providers._handles import ended, pause_s, picture_at, progress_in, read_state
+from safelight.adapters.providers._handles import ask_state, ended, pause_s, picture_at, progress_in
 from safelight.adapters.providers._hosted import HostedModels
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
@@ -168,8 +168,7 @@ class Replicate(HostedModels):
 
     async def poll(self, handle: str, call: Call) -> Running | Finished:
         """Ask for the prediction; one GET."""
-        answer = await self._questions.ask(call, self._prediction_url(handle))
-        prediction = read_state(answer, _Prediction)
+        answer, prediction = await ask_state(self._questions, call, self._prediction_url(handle), _Prediction)
         match _STATES.get(prediction.status):
             case _State.SUCCEEDED:
                 return await self._finished(answer, prediction, call)

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import msgspec
 import structlog
-from yarl import URL
 
 from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule
@@ -127,7 +126,6 @@ class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: bool = False
     strength: bool = False
     ratio_of_image: bool = False
-    handle: bool = False
 
 
 class _Said(msgspec.Struct):

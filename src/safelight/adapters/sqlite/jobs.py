@@ -28,7 +28,6 @@ def _statement(text: str) -> str:
 _INSERT_JOB = _statement(sql.INSERT_JOB)
 _GET_JOB = _statement(sql.GET_JOB)
 _GET_ATTEMPTS = _statement(sql.GET_ATTEMPTS)
-_COUNT_WAITING = _statement(sql.COUNT_WAITING)
 _OPEN_JOBS = _statement(sql.OPEN_JOBS)
 _START_JOB = _statement(sql.START_JOB)
 _INSERT_ATTEMPT = _statement(sql.INSERT_ATTEMPT)
@@ -106,14 +105,6 @@ class SqliteJobStore:
             return sql.attempts_of(self._lookup.execute(_GET_ATTEMPTS, (job_id,)).fetchall())
         except sqlite3.Error as error:
             raise translated(error) from error
-
-    async def waiting_before(self, job: Job, *, limit: int) -> int | None:
-        """See `JobStore.waiting_before`."""
-        try:
-            count: int = self._lookup.execute(_COUNT_WAITING, (job.lane, job.id, limit)).fetchone()[0]
-        except sqlite3.Error as error:
-            raise translated(error) from error
-        return count if count < limit else None
 
     async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
         """See `JobStore.due`."""

@@ -18,6 +18,7 @@ import structlog
 from safelight.application.ports import Again, StepHandler
 from safelight.domain.errors import StorageError
 from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.job import Job
 
 _MOST_IN_MEMORY = 50_000
 _PAGE = 2_000
@@ -41,6 +42,9 @@ class _Lane:
     slots: int
     ready: deque[JobId] = field(default_factory=deque)
     running: int = 0
+    lined_up: int = 0
+    """How many have stood in `ready` so far."""
+    handed_out: int = 0
 
 
 class SqliteQueue:
@@ -62,6 +66,8 @@ class SqliteQueue:
         self._lanes: dict[ProviderName, _Lane] = {}
         self._later: list[tuple[datetime, JobId, ProviderName]] = []
         self._known: set[JobId] = set()
+        self._numbers: dict[JobId, int] = {}
+        """Of each job in a lane's `ready`: how many had lined up there before it."""
         self._woken_again: set[JobId] = set()
         self._reading = True
         self._read_up_to = 0
@@ -80,6 +86,11 @@ class SqliteQueue:
             self._changed.set()
         else:
             self._turned_away = True
+
+    def position(self, job: Job) -> int | None:
+        """See `Queue.position`."""
+        number, lane = self._numbers.get(job.id), self._lanes.get(job.lane)
+        return None if number is None or lane is None else number - lane.handed_out
 
     def stop(self) -> None:
         """See `Queue.stop`."""
@@ -109,7 +120,7 @@ class SqliteQueue:
 
     def _place(self, job_id: JobId, lane: ProviderName, at: datetime) -> None:
         if at <= self._now():
-            self._lane(lane).ready.append(job_id)
+            self._line_up(job_id, lane)
         else:
             heapq.heappush(self._later, (at, job_id, lane))
 
@@ -142,7 +153,13 @@ class SqliteQueue:
         now = self._now()
         while self._later and self._later[0][0] <= now:
             _, job_id, lane = heapq.heappop(self._later)
-            self._lane(lane).ready.append(job_id)
+            self._line_up(job_id, lane)
+
+    def _line_up(self, job_id: JobId, name: ProviderName) -> None:
+        lane = self._lane(name)
+        lane.ready.append(job_id)
+        self._numbers[job_id] = lane.lined_up
+        lane.lined_up += 1
 
     def _hand_out(self, handler: StepHandler) -> None:
         """One id of each lane in turn, as long as slots are free."""
@@ -157,6 +174,8 @@ class SqliteQueue:
     def _start(self, job_id: JobId, name: ProviderName, lane: _Lane, handler: StepHandler) -> None:
         self._free -= 1
         lane.running += 1
+        lane.handed_out += 1
+        del self._numbers[job_id]
         task = asyncio.create_task(self._step(job_id, name, lane, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

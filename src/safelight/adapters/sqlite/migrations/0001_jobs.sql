@@ -24,7 +24,6 @@ CREATE TABLE jobs (
     CHECK ((status IN ('completed', 'failed')) = (expires_at IS NOT NULL))
 );
 CREATE INDEX jobs_open ON jobs (seq) WHERE due_at IS NOT NULL;
-CREATE INDEX jobs_waiting ON jobs (lane, seq) WHERE status = 'pending';
 CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE expires_at IS NOT NULL;
 
 -- The ledger: one row a try, written before any byte goes upstream.
