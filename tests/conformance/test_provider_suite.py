@@ -34,7 +34,10 @@ DOCS = Path(__file__).parents[2] / "docs" / "providers.md"
 
 
 def case_of(name: str) -> ProviderCase:
-    found = import_module(f"tests.providers.test_{name}").CONFORMANCE
+    if MODULES[name].profile_of is not None:
+        found = import_module("tests.providers.test_profiles").CASES[name]
+    else:
+        found = import_module(f"tests.providers.test_{name}").CONFORMANCE
     assert isinstance(found, ProviderCase)
     return found
 
@@ -249,3 +252,8 @@ class TestRegistry:
         vars(module)["PROVIDER"] = declared
         with pytest.raises(ConfigurationError, match="declares the name 'builtin'"):
             collect([module])
+
+    def test_a_type_that_is_declared_twice_is_refused(self) -> None:
+        module = import_module("safelight.adapters.providers.builtin")
+        with pytest.raises(ConfigurationError, match="declares 'builtin' again"):
+            collect([module, module])

@@ -182,7 +182,7 @@ class TestGeneration:
     async def test_an_unknown_model_is_asked_like_its_next_of_kin(
         self, provider: BlackForestLabs, simulator: BFLSimulator, workspace: FolderWorkspace
     ) -> None:
-        request = ask("flux-2-ultra/x", size="100x100", quality="high", negative_prompt="fog")
+        request = ask("flux-2-ultra/x", size="100x100", quality="high", resolution="2K")
         with pytest.raises(ProviderModelGone):
             await provider.start(call(request, workspace))
         [exchange] = simulator.exchanges
@@ -192,7 +192,7 @@ class TestGeneration:
             "width": 100,
             "height": 100,
             "quality": "high",
-            "negative_prompt": "fog",
+            "resolution": "2K",
             "output_format": "png",
         }
 
@@ -322,6 +322,7 @@ class TestRefusedBeforeAnyExchange:
             ("flux-3-image", {"aspect_ratio": "7:4"}, "aspect_ratio"),
             ("flux-3-image", {"size": "7:4"}, "size"),
             ("flux-3-image", {"resolution": "8K"}, "resolution"),
+            ("flux-kontext-pro", {"size": "2K"}, "size"),
             ("flux-pro-1.0-fill", {}, "model"),
         ],
     )

@@ -208,6 +208,7 @@ class TestGeneration:
             (DEV, {"aspect_ratio": "21:9"}, "aspect_ratio"),
             (DEV, {"size": "huge"}, "size"),
             (DEV, {"size": "64x64", "aspect_ratio": "1:1"}, "aspect_ratio"),
+            (DEV, {"size": "square", "aspect_ratio": "1:1"}, "aspect_ratio"),
             (BANANA, {"size": "4000x400"}, "size"),
             (BANANA, {"seed": 1}, "seed"),
             (GPT, {"size": "512x512"}, "size"),
@@ -335,6 +336,8 @@ class TestEdit:
             (DEV, {"count": 2}, "image"),
             (DEV, {"prompt": None}, "prompt"),
             (DEV, {"edit_type": "background_removal"}, "type"),
+            (DEV, {"size": "1024x1024"}, "size"),
+            (BANANA, {"aspect_ratio": "7:1"}, "aspect_ratio"),
         ],
     )
     async def test_what_an_edit_cannot_express(

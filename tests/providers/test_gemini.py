@@ -530,12 +530,14 @@ REFUSALS: list[tuple[int, Any, type[ProviderError]]] = [
     (429, error("Quota exceeded for metric: x, limit: 0, model: y", status=429), ProviderAuthError),
     (429, error("Quota exceeded for metric: x, limit: 0.5", status=429), ProviderBusy),
     (429, {"error": {"details": [3, {"violations": [1]}, {"retryDelay": "soon"}], "code": 429}}, ProviderBusy),
+    (429, {"error": {"code": 429, "details": [{"violations": [{"quotaId": [], "quotaValue": []}]}]}}, ProviderBusy),
     (499, error("gone", status=499), ProviderUncertain),
     (500, error("oops", status=500), ProviderUnavailable),
     (502, None, ProviderUnavailable),
     (503, error("The model is overloaded.", status=503), ProviderUnavailable),
     (504, error("late", status=504), ProviderUncertain),
     (500, "not JSON", ProviderUnavailable),
+    (400, {"error": "of another shape"}, ProviderRejected),
 ]
 
 

@@ -173,6 +173,15 @@ class TestHFInference:
         assert [image.size_bytes for image in stored(finished)] == [1_000_000]
         assert max(sink.largest_chunk_bytes for sink in workspace.sinks) <= 64 * 1024
 
+    async def test_bytes_that_are_no_picture(
+        self, provider: Provider, simulator: HuggingFaceSimulator, workspace: FolderWorkspace
+    ) -> None:
+        headers = {"Content-Type": "image/png"}
+        simulator.faults.push(Fault(kind="status", status=200, body="no picture", headers=headers))
+        with pytest.raises(ProviderProtocolError, match="picture that"):
+            await provider.start(call(wanted(model=f"hf-inference/{FLUX}"), workspace))
+        assert workspace.open_sinks == 0
+
     async def test_a_model_that_loads_tells_how_long(self, provider: Provider, workspace: FolderWorkspace) -> None:
         with pytest.raises(ProviderUnavailable, match="loading") as caught:
             await provider.start(call(wanted(model=f"hf-inference/{FLUX}", prompt="[loading]"), workspace))

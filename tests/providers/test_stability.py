@@ -39,7 +39,7 @@ from tests.providers.support import (
 )
 from tests.simulators import stability
 from tests.simulators._base import Call as SimulatedCall
-from tests.simulators._base import Fault
+from tests.simulators._base import Fault, Reply
 from tests.simulators.stability import SERVICES, StabilitySimulator
 
 MODEL = "stable-image-core"
@@ -260,16 +260,21 @@ class TestEdit:
 
     @pytest.mark.parametrize("model", [MODEL, ULTRA, "sd3.5-large", "inpaint", "edit/inpaint"])
     async def test_a_mask_goes_to_inpaint_white_where_it_was_transparent(
-        self, provider: Provider, simulator: StabilitySimulator, workspace: FolderWorkspace, model: str
+        self,
+        provider: Provider,
+        simulator: StabilitySimulator,
+        workspace: FolderWorkspace,
+        model: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         contents: list[tuple[bytes, ...]] = []
         answer = simulator.answer
 
-        async def recording(seen: SimulatedCall) -> Any:
+        async def recording(seen: SimulatedCall) -> Reply:
             contents.append(seen.contents)
             return await answer(seen)
 
-        simulator.answer = recording  # type: ignore[method-assign] - the record leaves the bytes out
+        monkeypatch.setattr(simulator, "answer", recording)  # the record leaves the bytes out
         mask = workspace.put(mask_bytes(80, 72))
         finished = await run(provider, call(edit(workspace, model, mask=mask, extra={"grow_mask": 3}), workspace))
         [exchange] = simulator.exchanges

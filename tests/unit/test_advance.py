@@ -465,7 +465,7 @@ async def test_accepted_work_is_polled_until_it_is_done(bench: Bench) -> None:
     bench.paid.polls = [Running(poll_after_s=2), Running(poll_after_s=3)]
     new = await bench.submit()
     history = await bench.run(new)
-    assert [again.at for again in bench.agains] == [later(1), later(3), later(6)]
+    assert bench.agains == [Again(at=later(after), lane=PAID, at_work=True) for after in (1, 3, 6)]
     assert bench.paid.polled == ["h1"] * 3
     assert ended(history) == (JobStatus.COMPLETED, None, Charged.YES)
     assert (states(history), history.attempts[0].handle) == (["succeeded"], "h1")

@@ -362,3 +362,55 @@ async def test_cancelling_the_queue_cancels_what_runs() -> None:
         assert queue.running == {A}
     assert runner.at_work["1"] == 0  # type: ignore[index]  # a job id
     assert queue.running == set()
+
+
+# Work that a provider has accepted
+
+
+def accepted(seconds: float = 0.0) -> Again:
+    return Again(at=now() + timedelta(seconds=seconds), lane=A, at_work=True)
+
+
+async def test_accepted_work_keeps_its_slot_until_it_has_ended() -> None:
+    table, runner = Table(("1", A), ("2", A), ("3", A)), Runner()
+    runner.answers = {"1": [accepted(0.02), accepted(0.02), None], "2": [accepted(0.01)]}
+    queue = queue_of(table, slots=2)
+    async with running(queue, runner):
+        assert [await runner.next() for _ in range(2)] == ["1", "2"]
+        await quiet()
+        assert runner.started.empty()
+        assert (queue.running, queue._lanes[A].taken) == (set(), 2)
+        assert await runner.next() == "2"
+        assert await runner.next() == "3"
+        assert [await runner.next() for _ in range(2)] == ["1", "1"]
+        await quiet()
+        assert (queue._lanes, queue._free) == ({}, 8)
+
+
+async def test_asking_for_accepted_work_waits_for_no_slot() -> None:
+    table, runner = Table(("1", A), ("2", A)), Runner()
+    runner.answers = {"1": [accepted(0.02)]}
+    runner.hold("2")
+    async with running(queue_of(table, slots=2), runner):
+        assert [await runner.next() for _ in range(3)] == ["1", "2", "1"]
+
+
+async def test_accepted_work_that_goes_elsewhere_gives_its_slot_back() -> None:
+    table, runner = Table(("1", A), ("2", A)), Runner()
+    runner.answers = {"1": [accepted(), Again(at=now(), lane=B)]}
+    queue = queue_of(table, slots=1)
+    async with running(queue, runner):
+        assert sorted([await runner.next() for _ in range(4)]) == ["1", "1", "1", "2"]
+        await quiet()
+        assert queue._lanes == {}
+
+
+async def test_a_fault_while_accepted_work_is_asked_for_gives_the_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_module, "_PAUSE_AFTER_FAULT", timedelta(milliseconds=10))
+    table, runner = Table(("1", A)), Runner()
+    runner.answers = {"1": [accepted(), StorageError("locked"), accepted(), None]}
+    queue = queue_of(table, slots=1)
+    async with running(queue, runner):
+        assert [await runner.next() for _ in range(4)] == ["1"] * 4
+        await quiet()
+        assert (queue._lanes, queue._free) == ({}, 8)

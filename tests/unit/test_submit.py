@@ -12,7 +12,7 @@ from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import StorageError, UnsupportedFeature
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import Operation, Target
-from safelight.domain.job import JobStatus
+from safelight.domain.job import Job, JobStatus
 from tests.doubles import FakeClock, FaultyStore, ScriptedProvider
 from tests.making import NOON, OTHER, PAID, new_id, request
 
@@ -27,6 +27,9 @@ class Wakes:
 
     def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
         self.heard.append((job_id, lane, at))
+
+    def position(self, job: Job) -> int | None:
+        raise NotImplementedError
 
     async def run(self, handler: object) -> None:
         raise NotImplementedError

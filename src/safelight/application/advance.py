@@ -209,7 +209,7 @@ class Advance:
         due_at = self._in(accepted.poll_after_s)
         attempt = replace(attempt, state=AttemptState.ACCEPTED, handle=accepted.handle)
         await self._surely(lambda: self.store.accept_attempt(job.id, attempt, due_at=due_at))
-        return Again(at=due_at, lane=job.lane)
+        return Again(at=due_at, lane=job.lane, at_work=True)
 
     async def _poll(self, history: JobHistory, routes: list[Route], attempt: Attempt) -> Again | None:
         job = history.job
@@ -219,15 +219,18 @@ class Advance:
         call = self._call(job, attempt)
         answer = await _guarded(entry.provider.poll(attempt.handle, call))
         if isinstance(answer, Running):
-            return await self._move(job, job.lane, self._in(answer.poll_after_s))
+            return await self._ask_again(job, answer.poll_after_s)
         outcome = await self._collect(answer, call.workspace) if isinstance(answer, Finished) else answer
         if isinstance(outcome, ProviderError):
             if outcome.error_class.poll_again:
                 log.log(_importance(outcome), "poll_failed", job_id=job.id, error=outcome.code)
-                return await self._move(job, job.lane, self._in(outcome.retry_after_s or _POLL_PAUSE_S))
+                return await self._ask_again(job, outcome.retry_after_s or _POLL_PAUSE_S)
             if not isinstance(outcome, ProviderRejected):
                 outcome = _lost(outcome)
         return await self._conclude(history, routes, self._ended(history, routes, attempt, outcome))
+
+    async def _ask_again(self, job: Job, pause_s: float) -> Again:
+        return replace(await self._move(job, job.lane, self._in(pause_s)), at_work=True)
 
     def _call(self, job: Job, attempt: Attempt) -> Call:
         return Call(

@@ -106,10 +106,11 @@ class JobStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """Take the job up again at `at`, in `lane`."""
+    """Take the job up again at `at`, in `lane`. `at_work`: the provider has it meanwhile, so it keeps its slot."""
 
     at: datetime
     lane: ProviderName
+    at_work: bool = False
 
 
 StepHandler = Callable[[JobId], Awaitable[Again | None]]

@@ -97,6 +97,8 @@ class ProviderModule(Generic[O]):
     """The variable that usually holds its key, and switches it on where there are no settings."""
     needs_key: bool = False
     repeatable: Callable[[ProviderSettings], bool] = never
+    profile_of: str | None = None
+    """The module that declares it among its `MORE`, where it is another name for what that module does."""
 
     def settle(self, settings: ProviderSettings) -> ProviderSettings:
         """Fill in what the settings leave to the module; raises `ConfigurationError`."""

@@ -47,7 +47,7 @@ def _error_of(body: bytes) -> dict[str, Any] | None:
 
 def _has_no_quota(quotas: Sequence[Mapping[str, Any]], message: str | None) -> bool:
     """Whether a limit is zero, as for pictures on the free tier: no waiting mends that."""
-    return any(quota.get("quotaValue") in {0, "0"} for quota in quotas) or bool(_NO_QUOTA.search(message or ""))
+    return any(_text(quota.get("quotaValue")) == "0" for quota in quotas) or bool(_NO_QUOTA.search(message or ""))
 
 
 def _delay_s(text: str | None) -> float | None:

@@ -22,7 +22,7 @@ from safelight.adapters.providers._rules import edits_inpaint, edits_need_prompt
 from safelight.application.ports import Call
 from safelight.domain.capability import ModelSpec, Rule
 from safelight.domain.errors import ConfigurationError, UnsupportedFeature
-from safelight.domain.image import Dimensions, ImageRequest, StoredImage
+from safelight.domain.image import Dimensions, ImageRequest, Operation, StoredImage
 
 LARGEST_DEVIATION = 1.1
 """So much may the ratio of an asked size differ from the one that stands in for it: 1792x1024 becomes 16:9."""
@@ -89,9 +89,7 @@ class HostedModels(BaseProvider):
             each.name: _wire({**common, **each.wire}, f"{where}: {each.name}") if each.wire else self._guess(each.name)
             for each in self._specs
         }
-        self._specs = tuple(
-            replace(each, rules=(*each.rules, _limits(each, self._wires[each.name]))) for each in self._specs
-        )
+        self._specs = tuple(replace(each, rules=(*each.rules, self._limits(each))) for each in self._specs)
         self._by_name = by_name(self._specs)
 
     def wire(self, model: str) -> Wire:
@@ -103,9 +101,27 @@ class HostedModels(BaseProvider):
         inverted = _INVERTED_MASKS in model
         return msgspec.structs.replace(self._unknown, mask_paint="black") if inverted else self._unknown
 
+    def _limits(self, spec: ModelSpec) -> Rule:
+        wire = self._wires[spec.name]
+
+        def check(request: ImageRequest) -> UnsupportedFeature | None:
+            if request.operation is not Operation.GENERATION and wire.edits:
+                return _refusal(self.spec(wire.edits), request)
+            if request.mask is not None and not wire.mask:
+                return UnsupportedFeature(f"model {spec.name} has no mask", param="mask")
+            return _size_fault(request, spec, wire)
+
+        return check
+
+    def serving(self, call: Call) -> str:
+        """Name the model that does the work: the asked one, or the one beside it that edits."""
+        wire = self.wire(call.model)
+        return call.model if call.request.operation is Operation.GENERATION else wire.edits or call.model
+
     def plain_inputs(self, call: Call) -> dict[str, Any]:
         """Name all that is no picture as the model does."""
-        request, spec, wire = call.request, self.spec(call.model), self.wire(call.model)
+        request, model = call.request, self.serving(call)
+        spec, wire = self.spec(model), self.wire(model)
         inputs = given(request, _SAME_NAMES)
         if request.quality == "auto":
             del inputs["quality"]
@@ -124,7 +140,7 @@ class HostedModels(BaseProvider):
 
     async def picture_inputs(self, call: Call, inline: InlinePictures, place: Place) -> dict[str, Any]:
         """Name the pictures as the model does; `place` puts each where the model can read it."""
-        request, wire = call.request, self.wire(call.model)
+        request, wire = call.request, self.wire(self.serving(call))
         placed = [await place(sent.image, f"image-{at}") for at, sent in enumerate(request.images, start=1)]
         inputs: dict[str, Any] = {}
         if len(placed) == 1 and wire.image:
@@ -143,20 +159,22 @@ def _wire(table: Mapping[str, Any], where: str) -> Wire:
         raise ConfigurationError(f"{where}: wire: {exc}") from exc
 
 
-def _limits(spec: ModelSpec, wire: Wire) -> Rule:
-    def check(request: ImageRequest) -> UnsupportedFeature | None:
-        if request.mask is not None and not wire.mask:
-            return UnsupportedFeature(f"model {spec.name} has no mask", param="mask")
-        return _size_fault(request, spec, wire)
-
-    return check
+def _refusal(spec: ModelSpec | None, request: ImageRequest) -> UnsupportedFeature | None:
+    try:
+        if spec is not None:
+            spec.check(request)
+    except UnsupportedFeature as refusal:
+        return refusal
+    return None
 
 
 def _size_fault(request: ImageRequest, spec: ModelSpec, wire: Wire) -> UnsupportedFeature | None:
-    if request.size in {None, "auto"} or request.size in spec.sizes:
+    if request.size in {None, "auto"}:
         return None
     if request.aspect_ratio is not None:
         return UnsupportedFeature("size and aspect_ratio exclude each other", param="aspect_ratio")
+    if request.size in spec.sizes:
+        return None
     if request.pixel_size is None or not request.pixel_size.pixels:
         if wire.size == "text":
             return None

@@ -7,7 +7,7 @@ import msgspec
 from yarl import URL
 
 from safelight.adapters.providers._answer import Answer
-from safelight.adapters.providers._body import Body, Part, form_body
+from safelight.adapters.providers._body import Body, HeldPart, Part, form_body
 from safelight.application.ports import Call, Finished, RemotePicture, StoredPicture
 from safelight.domain.errors import ProviderProtocolError
 from safelight.domain.image import ImageRequest, Operation, Usage
@@ -40,9 +40,19 @@ def given(request: ImageRequest, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(request, name)) is not None}
 
 
-def edit_form(call: Call, fields: Mapping[str, Any]) -> Body:
-    """Make the form of an edit: `image` for one picture, `image[]` for several, `mask`."""
-    return form_body(_form_fields(fields), _parts(call.request), call.workspace)
+def edit_form(
+    call: Call,
+    fields: Mapping[str, Any],
+    *,
+    one: str = "image",
+    many: str = "image[]",
+    mask: HeldPart | None = None,
+) -> Body:
+    """Make the form of an edit: part `one` for one picture, parts `many` for several, and the mask.
+
+    The mask goes as the caller sent it, as `mask`, unless a converted one is given.
+    """
+    return form_body(_form_fields(fields), _parts(call.request, one, many, mask), call.workspace)
 
 
 def prompt_of(request: ImageRequest) -> str | None:
@@ -81,11 +91,13 @@ def _form_field(name: str, value: Any) -> Iterator[tuple[str, str]]:
             yield name, str(value)
 
 
-def _parts(request: ImageRequest) -> Iterator[Part]:
-    name = "image" if len(request.images) == 1 else "image[]"
+def _parts(request: ImageRequest, one: str, many: str, mask: HeldPart | None) -> Iterator[Part | HeldPart]:
+    name = one if len(request.images) == 1 else many
     for number, image in enumerate(request.images, start=1):
         yield Part.of(name, image.image, f"image-{number}")
-    if request.mask is not None:
+    if mask is not None:
+        yield mask
+    elif request.mask is not None:
         yield Part.of("mask", request.mask.image, "mask")
 
 

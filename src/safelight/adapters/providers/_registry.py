@@ -18,8 +18,14 @@ def load_providers() -> Mapping[str, ProviderModule[Any]]:
 
 
 def collect(modules: Iterable[ModuleType]) -> Mapping[str, ProviderModule[Any]]:
-    """Take what modules declare; raises `ConfigurationError`."""
-    return MappingProxyType({declared.name: declared for declared in map(_declared, modules)})
+    """Take what modules declare, `PROVIDER` and perhaps `MORE`; raises `ConfigurationError`."""
+    found: dict[str, ProviderModule[Any]] = {}
+    for module in modules:
+        for declared in (_declared(module), *getattr(module, "MORE", ())):
+            if declared.name in found:
+                raise ConfigurationError(f"the provider module {module.__name__} declares {declared.name!r} again")
+            found[declared.name] = declared
+    return MappingProxyType(found)
 
 
 def _import(name: str) -> ModuleType:

@@ -66,8 +66,17 @@ _HOSTS = ("bfl.ai", "bfl.ml")
 _MICROS_PER_CREDIT = MICROS_PER_UNIT // 100
 _RATIO_PIXELS = 1024 * 1024
 """What a bare ratio is drawn at, where a model wants a width and a height: the first megapixel is the cheapest."""
-_PLAIN = ("seed", "negative_prompt", "quality", "style", "background", "moderation", "output_compression")
-"""Fields that keep their names. Known models have the seed alone; for others the provider must say."""
+_UNKNOWN = (
+    "negative_prompt",
+    "quality",
+    "style",
+    "background",
+    "moderation",
+    "output_compression",
+    "input_fidelity",
+    "resolution",
+)
+"""Fields that no known model has, or has by another name; what an unknown one makes of them is for BFL to say."""
 
 
 def _key(key: ProviderKey) -> Mapping[str, str]:
@@ -186,10 +195,10 @@ class _Shape:
         ratio, tier = asked_ratio(request), _tier(request)
         if self.every_ratio and ratio is not None and ratio not in self.ratios:
             return UnsupportedFeature(f"this model has no aspect ratio {ratio}", param="size")
-        if self.wire.tiers and tier is not None and tier not in self.wire.tiers:
+        if tier is not None and tier not in self.wire.tiers:
+            param = "resolution" if request.resolution else "size"
             return UnsupportedFeature(
-                f"this model has no resolution {tier!r}; expected one of {', '.join(self.wire.tiers)}",
-                param="resolution" if request.resolution else "size",
+                f"this model has no {tier}; it has {', '.join(self.wire.tiers) or 'no tiers'}", param=param
             )
         return self.misfit(request)
 
@@ -283,8 +292,10 @@ class BlackForestLabs(BaseProvider):
         fields |= shape.pictures([pictures.base64(source.image) for source in request.images])
         if (mask := await white_changes(call)) is not None:
             fields["mask"] = pictures.base64_of(mask)
+        if self.spec(call.model) is None:
+            fields |= given(request, _UNKNOWN)
         fields |= shape.sizing(request)
-        fields |= given(request, _PLAIN)
+        fields |= given(request, ["seed"])
         if request.num_inference_steps is not None:
             fields["steps"] = request.num_inference_steps
         if request.output_format is not None or shape.has_format:

@@ -35,7 +35,7 @@ from safelight.domain.errors import (
     ProviderUncertain,
     UnsupportedFeature,
 )
-from safelight.domain.image import Operation, StoredImage
+from safelight.domain.image import StoredImage
 
 CALLBACK_WINDOW_S = 300.0
 _KEY_BYTES = 32
@@ -195,8 +195,7 @@ class Fal(HostedModels):
         return Accepted(handle=msgspec.json.encode(handle).decode(), poll_after_s=_LEAST_PAUSE_S)
 
     def _endpoint(self, call: Call) -> str:
-        wire = self.wire(call.model)
-        endpoint = call.model if call.request.operation is Operation.GENERATION else wire.edits or call.model
+        endpoint = self.serving(call)
         if not _MODEL.fullmatch(endpoint):
             raise UnsupportedFeature("a model of fal is owner/app, or owner/app/path", param="model")
         return endpoint

@@ -1,6 +1,7 @@
 """The queue of one process: ids in memory, the jobs table behind them.
 
-Each provider has a lane with its own number of slots, so that a slow provider does not hold up the others. Memory
+Each provider has a lane with its own number of slots, so that a slow provider does not hold up the others. A job that
+the provider has accepted keeps its slot until it has ended, but asking for it waits for none. Memory
 holds at most `_MOST_IN_MEMORY` ids; past that, jobs stay in the table alone and are read when half of it is free.
 """
 
@@ -41,10 +42,23 @@ class OpenJobs(Protocol):
 class _Lane:
     slots: int
     ready: deque[JobId] = field(default_factory=deque)
-    running: int = 0
+    at_work: deque[JobId] = field(default_factory=deque)
+    """Due again, and holding a slot already."""
+    taken: int = 0
+    """Slots that are not free."""
+    steps: int = 0
+    """Steps that are being taken now."""
     lined_up: int = 0
     """How many have stood in `ready` so far."""
     handed_out: int = 0
+
+    @property
+    def can_start(self) -> bool:
+        return bool(self.at_work or (self.ready and self.taken < self.slots))
+
+    @property
+    def idle(self) -> bool:
+        return not (self.ready or self.at_work or self.taken)
 
 
 class SqliteQueue:
@@ -64,7 +78,7 @@ class SqliteQueue:
         self._lane_slots = lane_slots
         self._now = now
         self._lanes: dict[ProviderName, _Lane] = {}
-        self._later: list[tuple[datetime, JobId, ProviderName]] = []
+        self._later: list[tuple[datetime, JobId, ProviderName, bool]] = []
         self._known: set[JobId] = set()
         self._numbers: dict[JobId, int] = {}
         """Of each job in a lane's `ready`: how many had lined up there before it."""
@@ -82,7 +96,7 @@ class SqliteQueue:
             self._woken_again.add(job_id)
         elif len(self._known) < _MOST_IN_MEMORY:
             self._known.add(job_id)
-            self._place(job_id, lane, at)
+            self._place(job_id, Again(at=at, lane=lane))
             self._changed.set()
         else:
             self._turned_away = True
@@ -100,7 +114,7 @@ class SqliteQueue:
     @property
     def running(self) -> set[ProviderName]:
         """The lanes in which a step is being taken."""
-        return {name for name, lane in self._lanes.items() if lane.running}
+        return {name for name, lane in self._lanes.items() if lane.steps}
 
     async def run(self, handler: StepHandler) -> None:
         """See `Queue.run`. When cancelled, what still runs is cancelled with it."""
@@ -118,11 +132,11 @@ class SqliteQueue:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _place(self, job_id: JobId, lane: ProviderName, at: datetime) -> None:
-        if at <= self._now():
-            self._line_up(job_id, lane)
+    def _place(self, job_id: JobId, again: Again) -> None:
+        if again.at <= self._now():
+            self._line_up(job_id, again.lane, at_work=again.at_work)
         else:
-            heapq.heappush(self._later, (at, job_id, lane))
+            heapq.heappush(self._later, (again.at, job_id, again.lane, again.at_work))
 
     def _lane(self, name: ProviderName) -> _Lane:
         if (lane := self._lanes.get(name)) is None:
@@ -146,17 +160,20 @@ class SqliteQueue:
                 self._read_up_to = sequence
                 if job_id not in self._known:
                     self._known.add(job_id)
-                    self._place(job_id, lane, at)
+                    self._place(job_id, Again(at=at, lane=lane))
             self._reading = len(page) == _PAGE
 
     def _promote(self) -> None:
         now = self._now()
         while self._later and self._later[0][0] <= now:
-            _, job_id, lane = heapq.heappop(self._later)
-            self._line_up(job_id, lane)
+            _, job_id, lane, at_work = heapq.heappop(self._later)
+            self._line_up(job_id, lane, at_work=at_work)
 
-    def _line_up(self, job_id: JobId, name: ProviderName) -> None:
+    def _line_up(self, job_id: JobId, name: ProviderName, *, at_work: bool) -> None:
         lane = self._lane(name)
+        if at_work:
+            lane.at_work.append(job_id)
+            return
         lane.ready.append(job_id)
         self._numbers[job_id] = lane.lined_up
         lane.lined_up += 1
@@ -165,17 +182,23 @@ class SqliteQueue:
         """One id of each lane in turn, as long as slots are free."""
         while self._free > 0 and not self._stopping and (name := self._next_lane()) is not None:
             lane = self._lanes[name] = self._lanes.pop(name)  # to the end: next time the others come first
-            self._start(lane.ready.popleft(), name, lane, handler)
+            self._start(self._taken_from(lane), name, lane, handler)
 
     def _next_lane(self) -> ProviderName | None:
-        ready = (name for name, lane in self._lanes.items() if lane.ready and lane.running < lane.slots)
-        return next(ready, None)
+        return next((name for name, lane in self._lanes.items() if lane.can_start), None)
+
+    def _taken_from(self, lane: _Lane) -> JobId:
+        if lane.at_work:
+            return lane.at_work.popleft()
+        job_id = lane.ready.popleft()
+        lane.taken += 1
+        lane.handed_out += 1
+        del self._numbers[job_id]
+        return job_id
 
     def _start(self, job_id: JobId, name: ProviderName, lane: _Lane, handler: StepHandler) -> None:
         self._free -= 1
-        lane.running += 1
-        lane.handed_out += 1
-        del self._numbers[job_id]
+        lane.steps += 1
         task = asyncio.create_task(self._step(job_id, name, lane, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -192,9 +215,10 @@ class SqliteQueue:
             again = Again(at=self._now() + _PAUSE_AFTER_FAULT, lane=name)
         finally:
             self._free += 1
-            lane.running -= 1
+            lane.steps -= 1
+            lane.taken -= again is None or not again.at_work
             self._put_back(job_id, name, again)
-            if not lane.running and not lane.ready:
+            if lane.idle:
                 del self._lanes[name]  # callers name providers that do not exist, each a lane of its own
             self._changed.set()
 
@@ -205,7 +229,7 @@ class SqliteQueue:
         if again is None:
             self._known.discard(job_id)
         else:
-            self._place(job_id, again.lane, again.at)
+            self._place(job_id, again)
 
     async def _sleep(self) -> None:
         """Wait for news, or for the first of those that come later."""

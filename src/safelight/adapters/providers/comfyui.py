@@ -1,0 +1,495 @@
+"""ComfyUI: a local server that runs graphs of nodes, its own checkpoints in built-in ones or the operator's workflows.
+
+Source: https://docs.comfy.org/development/comfyui-server/comms_routes and https://github.com/Comfy-Org/ComfyUI, read
+2026-11-23. A graph can read and write files on that machine: callers fill slots of templates, they never send one.
+"""
+
+import asyncio
+import contextlib
+import io
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from enum import Enum, auto
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+import structlog
+from PIL import Image, ImageChops
+
+from safelight.adapters.providers._answer import Answer
+from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule, always
+from safelight.adapters.providers._body import HeldPart, Part, form_body, json_body
+from safelight.adapters.providers._catalogue import load_catalogue
+from safelight.adapters.providers._comfyui_workflow import (
+    FOLDER,
+    TASKS,
+    Model,
+    Scalar,
+    Workflow,
+    built_in,
+    image_slots,
+)
+from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
+from safelight.adapters.providers._handles import ended, pause_s
+from safelight.adapters.providers._http import Dialect
+from safelight.adapters.providers._local import (
+    basic_or_bearer,
+    is_out_of_memory,
+    tidy,
+)
+from safelight.adapters.providers._masks import white_changes
+from safelight.adapters.providers._openai_shape import via_of
+from safelight.application.ports import Accepted, Call, Finished, Running, StoredPicture
+from safelight.domain.capability import ModelSpec
+from safelight.domain.errors import (
+    ConfigurationError,
+    ProviderError,
+    ProviderModelGone,
+    ProviderProtocolError,
+    ProviderRejected,
+    ProviderUncertain,
+)
+from safelight.domain.job import Charged
+
+log = structlog.get_logger(__name__)
+
+_LEAST_PAUSE_S = 0.5
+_QUALITY = 90
+"""Of JPEG and WebP, as the server has it."""
+_NAMESPACE = uuid.UUID("6f6d3f9a-3c1e-4d52-9a53-0b7e9f5c2d11")
+
+
+class _State(Enum):
+    RUNNING = auto()
+    DONE = auto()
+    FAILED = auto()
+    STOPPED = auto()
+
+
+_STATES: Mapping[str, _State] = MappingProxyType(
+    # https://github.com/Comfy-Org/ComfyUI/blob/master/comfy_execution/jobs.py, read 2026-11-23
+    {
+        "pending": _State.RUNNING,
+        "in_progress": _State.RUNNING,
+        "completed": _State.DONE,
+        "failed": _State.FAILED,
+        "cancelled": _State.STOPPED,
+    }
+)
+_OF_HISTORY: Mapping[Any, str] = MappingProxyType({None: "completed", "success": "completed", "error": "failed"})
+"""What servers without the jobs routes say, in the words of those that have them."""
+_NO_SUCH_ROUTE = frozenset({404, 405})
+_MODEL_INPUT = re.compile(r"(?:ckpt|unet|clip|vae|lora|model|control_net)_name\d*")
+
+
+class _Fault(msgspec.Struct):
+    type: str = ""
+    message: str = ""
+    details: str = ""
+
+    @property
+    def input_name(self) -> str:
+        """The input at fault; what follows it in `details` can list all files of the server."""
+        return self.details.partition(":")[0]
+
+
+class _FaultyNode(msgspec.Struct):
+    errors: list[_Fault] = []
+    dependent_outputs: list[str] = []
+    class_type: str = ""
+
+
+_NodeErrors = dict[str, _FaultyNode]
+
+
+class _Invalid(msgspec.Struct):
+    error: _Fault
+    node_errors: _NodeErrors | list[Any] = {}
+
+
+def _read(body: bytes) -> Complaint:
+    """Read why a graph was refused: nodes and inputs, without the values that would have been good."""
+    try:
+        said = msgspec.json.decode(body, type=_Invalid)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return read_complaint(body)
+    nodes = said.node_errors if isinstance(said.node_errors, dict) else {}
+    return Complaint(
+        message="; ".join([tidy(said.error.message), *_told(nodes)]),
+        code=said.error.type,
+        meaning=ProviderModelGone if _lacks_model(nodes) else None,
+    )
+
+
+def _told(nodes: _NodeErrors) -> Iterator[str]:
+    for name, node in nodes.items():
+        for fault in node.errors:
+            yield f"node {name} ({node.class_type}), {fault.input_name}: {fault.message}"
+
+
+def _lacks_model(nodes: _NodeErrors) -> bool:
+    faults = (fault for node in nodes.values() for fault in node.errors)
+    return any(fault.type == "value_not_in_list" and _MODEL_INPUT.fullmatch(fault.input_name) for fault in faults)
+
+
+_SUBMITS = Dialect(
+    authorise=basic_or_bearer, errors=ErrorTable(read=_read, statuses={500: ProviderUncertain})
+)  # after a 500 the run may be queued all the same
+_QUESTIONS = Dialect(
+    authorise=basic_or_bearer,
+    errors=ErrorTable(statuses=dict.fromkeys((400, 404, 405, 410, 422), ProviderProtocolError)),
+)
+_UPLOADS = Dialect(authorise=basic_or_bearer)
+
+
+class WorkflowFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model's workflows, as paths of files in API format. `output` names the node whose pictures are the result."""
+
+    generate: str | None = None
+    edit: str | None = None
+    inpaint: str | None = None
+    """For edits with a mask."""
+    vary: str | None = None
+    """Else variations are done with `edit`."""
+    output: str | None = None
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`workflows`: the operator's own, by the name of the model that they become."""
+
+    workflows: dict[str, WorkflowFiles] = {}
+
+
+class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The catalogue's `wire` table."""
+
+    slots: dict[str, Scalar] = {}
+
+
+class _Queued(msgspec.Struct):
+    prompt_id: str
+    node_errors: _NodeErrors | list[Any] = {}
+
+
+class _Uploaded(msgspec.Struct):
+    name: str
+    subfolder: str = ""
+
+
+class _Job(msgspec.Struct):
+    """Only what we cannot do without is typed."""
+
+    status: str = ""
+    outputs: Any = None
+    execution_error: Any = None
+    execution_end_time: Any = None
+
+
+class _Status(msgspec.Struct):
+    status_str: str | None = None
+    messages: list[Any] = []
+
+
+class _Entry(msgspec.Struct):
+    """What the history says of a run."""
+
+    outputs: Any = None
+    status: _Status | None = None
+
+    def job(self) -> _Job:
+        """Say it in the words of the jobs route."""
+        status = self.status or _Status()
+        events = dict(_events(status.messages))
+        word = "cancelled" if "execution_interrupted" in events else _OF_HISTORY.get(status.status_str)
+        return _Job(
+            status=word or str(status.status_str),
+            outputs=self.outputs,
+            execution_error=events.get("execution_error"),
+        )
+
+
+def _events(messages: list[Any]) -> Iterator[tuple[str, Any]]:
+    for message in messages:
+        match message:
+            case [str(name), data]:
+                yield name, data
+            case _:
+                pass
+
+
+class _Queue(msgspec.Struct):
+    queue_running: list[list[Any]] = []
+    queue_pending: list[list[Any]] = []
+
+    def word(self, prompt_id: str) -> str | None:
+        """Say where a run stands in the words of the jobs route; `None` if it is not there."""
+        if any(prompt_id in item[1:2] for item in self.queue_running):
+            return "in_progress"
+        return "pending" if any(prompt_id in item[1:2] for item in self.queue_pending) else None
+
+
+class _Cancelled(msgspec.Struct):
+    cancelled: bool
+
+
+class _File(msgspec.Struct):
+    filename: str
+    subfolder: str = ""
+    type: str = "output"
+
+
+class _Handle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that another process needs. `output` is the node whose pictures count; `accepted_at` is Unix time."""
+
+    prompt_id: str
+    output: str
+    accepted_at: float
+
+
+def _read_files(paths: WorkflowFiles, where: str) -> Model:
+    """Read an operator's workflows; raises `ConfigurationError`."""
+    told = {task: getattr(paths, task) for task in TASKS}
+    workflows = {
+        task: Workflow.read(_content(path, f"{where}.{task}"), where=f"{where}.{task}: {path}", output=paths.output)
+        for task, path in told.items()
+        if path is not None
+    }
+    if not workflows:
+        raise ConfigurationError(f"{where} names no file: set generate, edit, inpaint or vary")
+    return Model(workflows=workflows, slots={})
+
+
+def _content(path: str, where: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as exc:
+        raise ConfigurationError(f"{where}: {path} cannot be read: {exc.strerror}") from exc
+
+
+def _slots_of(spec: ModelSpec) -> Mapping[str, Scalar]:
+    try:
+        return msgspec.convert(spec.wire, _Wire).slots
+    except msgspec.ValidationError as exc:
+        raise ConfigurationError(f"model {spec.name}: wire: {exc}") from exc
+
+
+class ComfyUI(BaseProvider):
+    """Queues a graph under an id that we choose, and gives it as handle. Nothing costs but time."""
+
+    def __init__(self, entry: Entry[Options], *, now: Callable[[], float] = time.time) -> None:
+        """Read the workflows; raises `ConfigurationError`. `now` is Unix time: handles must outlive the process."""
+        where = f"providers.{entry.settings.name}.workflows"
+        own = {name: _read_files(paths, f"{where}.{name}") for name, paths in entry.options.workflows.items()}
+        shipped = [spec for spec in load_catalogue("comfyui") if spec.name not in own]
+        described = [model.spec(name, free=entry.repeatable) for name, model in own.items()]
+        super().__init__(entry.settings, [*(_ruled(spec) for spec in shipped), *described])
+        self._own = {name: replace(model, slots=self._slots(name)) for name, model in own.items()}
+        self._submits = entry.http(_SUBMITS)
+        self._questions = entry.http(_QUESTIONS)
+        self._uploads = entry.http(_UPLOADS)
+        self._charged = Charged.NO if entry.repeatable else Charged.YES
+        self._now = now
+
+    def _slots(self, name: str) -> Mapping[str, Scalar]:
+        spec = self.spec(name)
+        return _slots_of(spec) if spec else {}
+
+    def _model(self, name: str) -> Model:
+        """What is no workflow of the operator's is a checkpoint for the built-in ones."""
+        return self._own.get(name) or Model(workflows=built_in(), slots=self._slots(name))
+
+    async def submit(self, call: Call) -> Accepted:
+        """Upload the input pictures, then queue the graph."""
+        model = self._model(call.model)
+        if (refusal := model.refusal(call.request)) is not None:
+            raise refusal
+        workflow = model.workflow(call.request)
+        prompt_id = str(uuid.uuid5(_NAMESPACE, call.token))
+        values = {**model.values(call, prompt_id), **await self._inputs(call)}
+        body = json_body({"prompt": workflow.filled(values), "prompt_id": prompt_id})
+        answer = await self._submits.buy(call, self._submits.url("prompt"), body)
+        queued = answer.read(_Queued)
+        _check_nodes(queued, workflow, answer)
+        # Servers from before 2025-08 choose the id themselves.
+        handle = _Handle(prompt_id=queued.prompt_id, output=workflow.output, accepted_at=self._now())
+        return Accepted(handle=msgspec.json.encode(handle).decode(), poll_after_s=_LEAST_PAUSE_S)
+
+    async def _inputs(self, call: Call) -> dict[str, Scalar]:
+        """Upload the pictures under names made of their content."""
+        parts = [Part.of("image", sent.image, sent.image.sha256[:32]) for sent in call.request.images]
+        values = image_slots([await self._upload(call, part) for part in parts])
+        if (mask := await white_changes(call)) is not None and call.request.mask is not None:
+            content = await asyncio.to_thread(_transparent_where_white, mask)
+            label = f"mask-{call.request.mask.image.sha256[:32]}.png"
+            part = HeldPart(name="image", content=content, content_type="image/png", filename=label)
+            values["mask"] = await self._upload(call, part)
+        return values
+
+    async def _upload(self, call: Call, part: Part | HeldPart) -> str:
+        """Put a file into the server's folder `input`; a file of that name and content is left as it is."""
+        body = form_body([("type", "input"), ("subfolder", FOLDER)], [part], call.workspace)
+        answer = await self._uploads.ask(call, self._uploads.url("upload/image"), method="POST", body=body)
+        said = answer.read(_Uploaded)
+        return f"{said.subfolder}/{said.name}" if said.subfolder else said.name
+
+    async def poll(self, handle: str, call: Call) -> Running | Finished:
+        """Ask for a run, and fetch its pictures once it is done: behind a proxy they want the key, too."""
+        run = _read_handle(handle)
+        answer, job = await self._job(run.prompt_id, call)
+        match _STATES.get(job.status):
+            case _State.DONE:
+                return await self._finished(run, job, answer, call)
+            case _State.FAILED:
+                raise await self._failure(job, answer, call)
+            case _State.STOPPED:
+                raise ProviderRejected("the run was stopped at the server", provider_code="execution_interrupted")
+            case None:
+                log.warning("unknown_job_status", provider="comfyui", status=job.status[:80])
+        return Running(poll_after_s=pause_s(self._now() - run.accepted_at, least_s=_LEAST_PAUSE_S))
+
+    async def cancel(self, handle: str, call: Call) -> bool:
+        """Take a run out of the queue, or stop it."""
+        prompt_id = _read_handle(handle).prompt_id
+        url = self._questions.url(f"api/jobs/{quote(prompt_id, safe='')}/cancel")
+        try:
+            return (await self._questions.ask(call, url, method="POST")).read(_Cancelled).cancelled
+        except ProviderError as exc:
+            if exc.status not in _NO_SUCH_ROUTE:
+                raise
+        return await self._cancel_at_older(prompt_id, call)
+
+    async def _cancel_at_older(self, prompt_id: str, call: Call) -> bool:
+        """Older servers stop whatever runs: look first that it is ours."""
+        match (await self._queue(call)).word(prompt_id):
+            case "pending":
+                await self._tell(call, "queue", {"delete": [prompt_id]})
+            case "in_progress":
+                await self._tell(call, "interrupt", {"prompt_id": prompt_id})
+            case _:
+                return False
+        return True
+
+    async def _tell(self, call: Call, path: str, said: Mapping[str, Any]) -> None:
+        await self._questions.ask(call, self._questions.url(path), method="POST", body=json_body(said))
+
+    async def _job(self, prompt_id: str, call: Call) -> tuple[Answer, _Job]:
+        url = self._questions.url(f"api/jobs/{quote(prompt_id, safe='')}")
+        try:
+            answer = await self._questions.ask(call, url)
+            return answer, answer.read(_Job)
+        except ProviderError as exc:
+            if exc.status not in _NO_SUCH_ROUTE:
+                raise
+        return await self._job_of_older(prompt_id, call)
+
+    async def _job_of_older(self, prompt_id: str, call: Call) -> tuple[Answer, _Job]:
+        """Look into history, queue and history: between the last two no run can slip through."""
+        for _ in range(2):
+            answer = await self._questions.ask(call, self._questions.url(f"history/{quote(prompt_id, safe='')}"))
+            entry = answer.read(dict[str, _Entry]).get(prompt_id)
+            if entry is not None:
+                return answer, entry.job()
+            if (word := (await self._queue(call)).word(prompt_id)) is not None:
+                return answer, _Job(status=word)
+        raise ProviderProtocolError("ComfyUI has lost the run: it was restarted, or its history cleared", status=404)
+
+    async def _queue(self, call: Call) -> _Queue:
+        return (await self._questions.ask(call, self._questions.url("queue"))).read(_Queue)
+
+    async def _finished(self, run: _Handle, job: _Job, answer: Answer, call: Call) -> Finished:
+        found = list(_files(job.outputs, run.output))
+        if not found:
+            raise answer.unreadable("ComfyUI finished the run without a picture")
+        end_ms = job.execution_end_time
+        return Finished(
+            pictures=tuple([await self._picture(file, call) for file in found]),
+            model=call.model,
+            created=int(end_ms / 1000) if isinstance(end_ms, int | float) else None,
+            charged=self._charged,
+            via=via_of(call.request),
+        )
+
+    async def _picture(self, file: _File, call: Call) -> StoredPicture:
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+        wanted = call.request.output_format
+        if wanted in {"jpeg", "webp"}:
+            compression = call.request.output_compression
+            query["preview"] = f"{wanted};{_QUALITY if compression is None else compression}"
+        url = self._questions.url(f"view?{urlencode(query, quote_via=quote)}")
+        return (await self._questions.ask(call, url, headers={"Accept": "image/*"})).whole_picture()
+
+    async def _failure(self, job: _Job, answer: Answer, call: Call) -> ProviderError:
+        """Judge a run that failed: the memory may be enough once it has been cleared, all else stays as it is."""
+        said = job.execution_error if isinstance(job.execution_error, dict) else {}
+        kind, text = (answer.words(said.get(name)) or "" for name in ("exception_type", "exception_message"))
+        spent = is_out_of_memory(f"{kind} {text}")
+        if spent and call.attempt == 1:
+            await self._free(call)
+        error = ProviderUncertain if spent and call.attempt == 1 else ProviderRejected
+        node = answer.words(said.get("node_type"))
+        return ended(
+            error(
+                f"the run failed{f' in {node}' if node else ''}: {redact(tidy(text), call.key.value) or 'no reason given'}",
+                status=502 if error is ProviderUncertain else None,
+                provider_code="execution_error",
+                provider_type=redact(kind, call.key.value)[:200] or None,
+                request_id=answer.request_id,
+            )
+        )
+
+    async def _free(self, call: Call) -> None:
+        with contextlib.suppress(ProviderError):
+            await self._tell(call, "free", {"unload_models": True, "free_memory": True})
+
+
+def _ruled(spec: ModelSpec) -> ModelSpec:
+    return replace(spec, rules=(Model(workflows=built_in(), slots=_slots_of(spec)).refusal,))
+
+
+def _check_nodes(queued: _Queued, workflow: Workflow, answer: Answer) -> None:
+    """Raise for a run that was queued without the part that makes our pictures."""
+    nodes = queued.node_errors if isinstance(queued.node_errors, dict) else {}
+    hit = {name: node for name, node in nodes.items() if workflow.output in {name, *node.dependent_outputs}}
+    if hit:
+        raise (ProviderModelGone if _lacks_model(hit) else ProviderRejected)(
+            "; ".join(_told(hit)), status=400, provider_code="node_errors", request_id=answer.request_id
+        )
+
+
+def _files(outputs: Any, node: str) -> Iterator[_File]:
+    shown = outputs.get(node) if isinstance(outputs, dict) else None
+    images = shown.get("images") if isinstance(shown, dict) else None
+    for image in images if isinstance(images, list) else []:
+        with contextlib.suppress(msgspec.ValidationError):
+            yield msgspec.convert(image, _File)
+
+
+def _transparent_where_white(grey: bytes) -> bytes:
+    """Make a mask that workflows read as they like: the alpha that `LoadImage` inverts, or a channel's brightness."""
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(grey), formats=("PNG",)) as image:
+        Image.merge("LA", (image, ImageChops.invert(image))).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _read_handle(handle: str) -> _Handle:
+    try:
+        return msgspec.json.decode(handle, type=_Handle)
+    except msgspec.DecodeError as exc:
+        raise ProviderProtocolError("ComfyUI gave no such handle", status=404) from exc
+
+
+PROVIDER = ProviderModule(
+    name="comfyui",
+    doc="ComfyUI on your own machine: its checkpoints, or your workflows",
+    create=ComfyUI,
+    options=Options,
+    base_url="http://127.0.0.1:8188",
+    repeatable=always,
+)
