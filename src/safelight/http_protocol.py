@@ -11,6 +11,8 @@ from safelight.api.errors import error_body
 _MOST_HEAD_BYTES = 64 * 1024
 """Checked whenever bytes have come, so that a head may be larger by what one read of the socket brings."""
 _HEAD_TIMEOUT_S = 30.0
+_LARGE_BYTES = 64 * 1024
+"""Written as it is: joining would only copy it."""
 _LINGER_S = 2.0
 """How long what a refused client still sends is read and dropped: a reset could destroy the answer on its way."""
 
@@ -110,19 +112,38 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class _Lingering(asyncio.Transport):
-    """A transport that, closed while a request still comes in, goes on reading for a moment and drops what comes."""
+    """A transport that, closed while a request still comes in, goes on reading for a moment and drops what comes.
+
+    What is written within one turn of the loop goes out in one piece: uvicorn writes head and body apart, and each
+    would wake the client by itself.
+    """
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
         super().__init__()
         self._transport = transport
         self._protocol = protocol
         self._closing = False
-        self.write = transport.write  # type: ignore[method-assign]  # the way of every answer: no detour
+        self._waiting: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._waiting:
+            self._waiting.append(bytes(data))
+        elif len(data) >= _LARGE_BYTES:
+            self._transport.write(data)
+        else:
+            self._waiting.append(bytes(data))
+            self._protocol.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting and not self._transport.is_closing():
+            self._transport.write(b"".join(waiting))
 
     def is_closing(self) -> bool:
         return self._closing or self._transport.is_closing()
 
     def close(self) -> None:
+        self._flush()
         if self._closing:
             return
         self._closing = True

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from starlette.applications import Starlette
 
 from safelight.adapters.bell import LocalBell
 from safelight.adapters.blobs.local import LocalBlobStore
@@ -28,7 +27,7 @@ from safelight.adapters.sqlite.jobs import SqliteJobStore
 from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.api.app import create_app
 from safelight.api.links import Links
-from safelight.api.services import ApiLimits, Services
+from safelight.api.services import Api, ApiLimits, Services
 from safelight.application.advance import Advance, KeyEntry, ProviderEntry
 from safelight.application.ports import Provider, ProviderKey
 from safelight.application.read import Read
@@ -194,7 +193,7 @@ class Gateway:
         self._fetcher: HttpPictureFetcher | None = None
         self.read = Read(store=self._store, queue=self._queue, bell=self._bell, clock=self._clock)
         self.submit = Submit(store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock)
-        self.app: Starlette
+        self.app: Api
 
     def _ports(self) -> dict[ProviderName, Provider]:
         return {name: entry.provider for name, entry in self._providers.items()}

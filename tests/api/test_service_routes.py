@@ -339,7 +339,7 @@ async def test_signed_link_shows_only_what_a_job_made(own_client: Client, own: S
     job = await own_client.run("edits", parts_of("edits", response_format="url"))
     expires_at = datetime.fromisoformat(job["expires_at"])
     stored = await asyncio.to_thread(own.call, lambda: own.gateway.read.job(job["id"]))
-    links = own.gateway.app.state.services.links
+    links = own.gateway.app.services.links
     assert stored.result is not None
     [output] = stored.result.production.outputs
 

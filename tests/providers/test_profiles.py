@@ -509,7 +509,7 @@ class TestPrompts:
             for seen, exchange in zip(simulator.seen, simulator.exchanges, strict=True)
         ]
         assert seeds[0] == seeds[1] != seeds[2]
-        assert all(0 <= seed < 2**31 for seed in seeds)
+        assert all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds)
 
     @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
     @at(*PROFILES)
@@ -736,8 +736,8 @@ class TestSettings:
         with pytest.raises(ConfigurationError, match=told):
             open_provider(kind, sessions, "http://127.0.0.1:1/v1", options=options)
 
-    def test_prompts_that_were_revised_are_told(self) -> None:
-        assert re.fullmatch(r"[a-z_]+", "".join(PROFILES))  # names are fit for settings and for modules
+    def test_names_are_fit_for_settings_and_modules(self) -> None:
+        assert all(re.fullmatch(r"[a-z_]+", name) for name in PROFILES)
 
     @at("sglang")
     async def test_where_the_server_keeps_its_files_stays_there(

@@ -1,6 +1,5 @@
 """The HTTP application: routes, and the one shape of errors."""
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from safelight.api import errors
@@ -9,13 +8,13 @@ from safelight.api.docs import docs_routes
 from safelight.api.files import file_routes
 from safelight.api.images import image_routes
 from safelight.api.service import service_routes
-from safelight.api.services import Services
+from safelight.api.services import Api, Services
 from safelight.domain.errors import RequestError, StorageError
 
 
-def create_app(services: Services) -> Starlette:
+def create_app(services: Services) -> Api:
     """Make the ASGI application; whoever starts the services also stops them."""
-    app = Starlette(
+    app = Api(
         routes=[*image_routes(), *file_routes(), *service_routes(), *docs_routes()],
         exception_handlers={
             HTTPException: errors.on_http_exception,
@@ -26,5 +25,5 @@ def create_app(services: Services) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
-    app.state.services = services
+    app.services = services
     return app

@@ -13,7 +13,7 @@ from safelight.api import headers as said
 from safelight.api.body import BodyError, ClientDisconnected
 from safelight.api.errors import error_body, json_response, refused, unavailable
 from safelight.api.intake import Intake
-from safelight.api.jobs import PATHS, JobRenderer, location
+from safelight.api.jobs import PATHS, JobRenderer, location, running
 from safelight.api.services import Services, services_of
 from safelight.application.submit import Submission
 from safelight.domain.errors import NotFound, RequestError, StorageError
@@ -47,7 +47,7 @@ def _submit(operation: Operation) -> Endpoint:
         if isinstance(accepted, Response):
             return accepted
         headers = {**_POLL_AFTER, "Location": location(accepted), "x-request-id": accepted.request_id}
-        return await _renderer(request).envelope(accepted, status=202, headers=headers, queue_position=None)
+        return running(accepted, headers=headers)
 
     return submit
 
@@ -59,7 +59,9 @@ def _poll(operation: Operation) -> Endpoint:
         if not _JOB_ID.fullmatch(job_id):
             raise NotFound("job not found or expired")
         job = await services.read.job(JobId(job_id), operation)
-        return await _job_answer(request, services, job)
+        if job.status.terminal:
+            return await _renderer(request).finished(job)
+        return running(job, headers=_POLL_AFTER, queue_position=services.read.queue_position(job))
 
     return poll
 
@@ -84,17 +86,9 @@ def _awaited(operation: Operation) -> Endpoint:
         if wait_s is None:
             message = f"the gateway is shutting down; job {job.id} goes on after the restart"
             return unavailable(message, "shutting_down", headers)
-        headers |= _POLL_AFTER
-        return await _renderer(request).envelope(job, status=202, headers=headers, queue_position=None)
+        return running(job, headers={**headers, **_POLL_AFTER})
 
     return run
-
-
-async def _job_answer(request: Request, services: Services, job: Job) -> Response:
-    if job.status.terminal:
-        return await _renderer(request).envelope(job, status=200, headers={}, queue_position=None)
-    position = services.read.queue_position(job)
-    return await _renderer(request).envelope(job, status=202, headers=_POLL_AFTER, queue_position=position)
 
 
 async def _accept(request: Request, operation: Operation, *, passes_extra: bool) -> Job | Response:

@@ -48,12 +48,10 @@ class JobRenderer:
     providers: Mapping[ProviderName, Provider]
     base_url: Callable[[], str]
 
-    async def envelope(
-        self, job: Job, *, status: int, headers: Mapping[str, str], queue_position: int | None
-    ) -> Response:
-        """The job as the async routes answer it: `$defs/AsyncJobResponse`."""
+    async def finished(self, job: Job) -> Response:
+        """A job that has ended, as the async routes answer it: `$defs/AsyncJobFinished`."""
         inserts = _Inserts(self.blobs)
-        return await inserts.response(self._envelope(job, queue_position, inserts), status, headers)
+        return await inserts.response(self._envelope(job, inserts), 200, {})
 
     async def result(self, job: Job, *, headers: Mapping[str, str]) -> Response:
         """The job's end as the OpenAI routes answer it: the result, or the error with its own status."""
@@ -65,22 +63,18 @@ class JobRenderer:
         assert job.result is not None  # noqa: S101 - a job that has ended has one or the other
         return await inserts.response(self._result(job, job.result, inserts), 200, headers)
 
-    def _envelope(self, job: Job, queue_position: int | None, inserts: "_Inserts") -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "id": job.id,
-            "request_id": job.request_id,
-            "status": job.status.value,
-            "created_at": timestamp(job.created_at),
-        }
-        if job.completed_at is not None and job.expires_at is not None:
-            body["completed_at"] = timestamp(job.completed_at)
-            body["expires_at"] = timestamp(job.expires_at)
-            body["status_code"] = job.status_code
+    def _envelope(self, job: Job, inserts: "_Inserts") -> dict[str, Any]:
+        assert job.completed_at is not None  # noqa: S101 - it has ended
+        assert job.expires_at is not None  # noqa: S101 - as above
+        body = _identity(job)
+        body["completed_at"] = timestamp(job.completed_at)
+        body["expires_at"] = timestamp(job.expires_at)
+        body["status_code"] = job.status_code
         if job.result is not None:
             body["result"] = self._result(job, job.result, inserts)
         if job.error is not None:
             body["error"] = job_error_body(job.error, _origin(job))
-        body["meta"] = _meta(job, queue_position)
+        body["meta"] = _finished_meta(job)
         return body
 
     def _result(self, job: Job, result: JobResult, inserts: "_Inserts") -> dict[str, Any]:
@@ -184,18 +178,37 @@ def _origin(job: Job) -> dict[str, Any]:
     return {**origin, "resolved_model_used": used.model} if used else origin
 
 
-def _meta(job: Job, queue_position: int | None) -> dict[str, Any]:
-    meta: dict[str, Any] = {
+def running(job: Job, *, headers: Mapping[str, str], queue_position: int | None = None) -> Response:
+    """A job that has not ended, as the async routes answer it: `$defs/AsyncJobRunning`. The answer given most often."""
+    body = _identity(job)
+    body["meta"] = _meta(job)
+    if queue_position is not None:
+        body["meta"]["queue_position"] = queue_position
+    return Response(msgspec.json.encode(body), 202, headers, "application/json")
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "request_id": job.request_id,
+        "status": job.status.value,
+        "created_at": timestamp(job.created_at),
+    }
+
+
+def _meta(job: Job) -> dict[str, Any]:
+    return {
         "request_type": job.operation.value,
         "model": str(job.request.target),
         "provider": job.result.target.provider if job.result is not None else job.lane,
         "attempts": job.attempts,
     }
-    if queue_position is not None:
-        meta["queue_position"] = queue_position
-    if job.status.terminal:
-        meta["cost_usd"] = None if job.cost_micros is None else job.cost_micros / MICROS_PER_UNIT
-        meta["charged"] = job.charged.value
+
+
+def _finished_meta(job: Job) -> dict[str, Any]:
+    meta = _meta(job)
+    meta["cost_usd"] = None if job.cost_micros is None else job.cost_micros / MICROS_PER_UNIT
+    meta["charged"] = job.charged.value
     if job.result is not None:
         meta["progress"] = 1
         if job.result.production.via is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 
 from safelight.api.links import Links
@@ -38,7 +39,13 @@ class Services:
     """Raises `StorageError` when no job can be taken."""
 
 
+class Api(Starlette):
+    """The application, with the services that its endpoints use."""
+
+    services: Services
+
+
 def services_of(request: Request) -> Services:
     """The services that the application was made with."""
-    services: Services = request.app.state.services
-    return services
+    app: Api = request.scope["app"]
+    return app.services

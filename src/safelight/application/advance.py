@@ -17,6 +17,7 @@ from safelight.application.ports import (
     Bell,
     Call,
     Clock,
+    Failed,
     Finished,
     JobStore,
     PictureFetcher,
@@ -220,6 +221,9 @@ class Advance:
         answer = await _guarded(entry.provider.poll(attempt.handle, call))
         if isinstance(answer, Running):
             return await self._ask_again(job, answer.poll_after_s)
+        if isinstance(answer, Failed):
+            ended = self._failed(history, routes, attempt, answer.error, charged=answer.charged)
+            return await self._conclude(history, routes, ended)
         outcome = await self._collect(answer, call.workspace) if isinstance(answer, Finished) else answer
         if isinstance(outcome, ProviderError):
             if outcome.error_class.poll_again:
@@ -296,7 +300,15 @@ class Advance:
             return production
         return replace(production, cost_micros=cost_micros(price, request, production))
 
-    def _failed(self, history: JobHistory, routes: list[Route], attempt: Attempt, error: ProviderError) -> Attempt:
+    def _failed(
+        self,
+        history: JobHistory,
+        routes: list[Route],
+        attempt: Attempt,
+        error: ProviderError,
+        *,
+        charged: Charged | None = None,
+    ) -> Attempt:
         """Book an attempt that failed, with the time of its next try if it may have one."""
         now = self.clock.now()
         route = routes[attempt.route]
@@ -310,7 +322,7 @@ class Advance:
             error_class=error.error_class,
             error=_job_error(error),
             retry_at=now + timedelta(seconds=wait_s),
-            charged=_charge_of(error, route),
+            charged=_charge_of(error, route, charged or error.charged),
         )
 
     async def _conclude(self, history: JobHistory, routes: list[Route], attempt: Attempt) -> Again | None:
@@ -434,13 +446,14 @@ def _job_error(error: ProviderError) -> JobError:
         param=error.param,
         gateway_fault=error.message.startswith("internal error:"),
         request_id=error.request_id,
+        cost_micros=error.cost_micros,
     )
 
 
-def _charge_of(error: ProviderError, route: Route) -> Charged:
-    if not error.error_class.may_be_charged or route.repeatable:
-        return Charged.NO
-    return Charged.UNKNOWN
+def _charge_of(error: ProviderError, route: Route, told: Charged | None) -> Charged:
+    """Take the provider's word, else judge by the class; at a repeatable provider a doubt costs nothing."""
+    charged = told or (Charged.UNKNOWN if error.error_class.may_be_charged else Charged.NO)
+    return Charged.NO if charged is Charged.UNKNOWN and route.repeatable else charged
 
 
 def _production(finished: Finished, outputs: tuple[OutputImage, ...]) -> Production:

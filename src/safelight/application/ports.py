@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from safelight.domain.capability import ModelSpec
+from safelight.domain.errors import ProviderError
 from safelight.domain.ids import BlobKey, JobId, ProviderName
 from safelight.domain.image import ImageRequest, StoredImage, Usage
 from safelight.domain.job import Attempt, Charged, Ending, Job, JobHistory, JobStatus
@@ -292,6 +293,17 @@ class Finished:
     via: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The work itself ended badly: a value, since an error that is *raised* says only that the question failed.
+
+    The ledger goes on by the error's class, as if the call that bought the work had failed so.
+    """
+
+    error: ProviderError
+    charged: Charged
+
+
 class Provider(Protocol):
     """One provider entry of the settings. One call is one exchange: no waiting, retrying or storing of state."""
 
@@ -308,8 +320,8 @@ class Provider(Protocol):
         """Buy the work. Raises a `ProviderError`."""
         ...
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
-        """Ask for accepted work. Raises a `ProviderError`."""
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
+        """Ask for accepted work. Raises a `ProviderError`: where its class lets it, the engine asks again."""
         ...
 
     async def cancel(self, handle: str, call: Call) -> bool:

@@ -22,6 +22,8 @@ ConfigurationError           outside the tree, so that no job loop can swallow i
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from safelight.domain.money import Charged
+
 
 class ErrorClass(StrEnum):
     """How an attempt failed; decides what may be tried next (see `plan.py`)."""
@@ -116,8 +118,13 @@ class ProviderError(SafelightError):
         param: Any = None,
         request_id: str | None = None,
         retry_after_s: float | None = None,
+        charged: Charged | None = None,
+        cost_micros: int | None = None,
     ) -> None:
-        """Carry what the provider said. `retry_after_s` is seconds from now."""
+        """Carry what the provider said. `retry_after_s` is seconds from now.
+
+        `charged` says more than the class does: a provider may bill what it then refuses. `None` leaves it to the class.
+        """
         super().__init__(message)
         self.status = status
         self.provider_code = provider_code
@@ -125,6 +132,8 @@ class ProviderError(SafelightError):
         self.param = param
         self.request_id = request_id
         self.retry_after_s = retry_after_s
+        self.charged = charged
+        self.cost_micros = cost_micros
 
 
 class ProviderRejected(ProviderError):

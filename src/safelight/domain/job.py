@@ -9,6 +9,7 @@ from typing import Any
 from safelight.domain.errors import ErrorClass
 from safelight.domain.ids import BlobKey, JobId, ProviderName
 from safelight.domain.image import ImageRequest, Operation, OutputImage, Target, Usage
+from safelight.domain.money import Charged as Charged
 
 
 class JobStatus(StrEnum):
@@ -51,14 +52,6 @@ class AttemptState(StrEnum):
         return self in {AttemptState.STARTED, AttemptState.ACCEPTED}
 
 
-class Charged(StrEnum):
-    """Whether the provider billed."""
-
-    YES = "yes"
-    NO = "no"
-    UNKNOWN = "unknown"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
     """Why a job or an attempt failed, in words that are safe to show."""
@@ -72,6 +65,8 @@ class JobError:
     """True for the gateway's own fault or decision, false for the caller's or the provider's."""
     request_id: str | None = None
     """The provider's own id of the exchange."""
+    cost_micros: int | None = None
+    """What a provider took for work that it then refused, if it said so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,9 @@ def heaviest_charge(attempts: Sequence[Attempt]) -> Charged:
 
 
 def total_cost(attempts: Sequence[Attempt]) -> int | None:
-    """Micro-dollars of all that was produced; `None` when any of it has no known price."""
+    """Micro-dollars of all that was produced, or refused and billed; `None` when any of it has no known price."""
     costs = [attempt.production.cost_micros for attempt in attempts if attempt.production is not None]
+    costs += [attempt.error.cost_micros for attempt in attempts if attempt.error and attempt.charged is Charged.YES]
     known = [cost for cost in costs if cost is not None]
     return sum(known) if known and len(known) == len(costs) else None
 

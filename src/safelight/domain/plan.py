@@ -12,6 +12,7 @@ from enum import StrEnum
 from safelight.domain.errors import ErrorClass
 from safelight.domain.image import Target
 from safelight.domain.job import Attempt, AttemptState, JobError, JobHistory
+from safelight.domain.money import Charged
 from safelight.domain.schedule import RetryPolicy
 
 PATIENCE = timedelta(minutes=2)
@@ -106,6 +107,11 @@ def decide(history: JobHistory, routes: Sequence[Route], *, on_unknown: OnUnknow
     return Complete(shortfall=step.error) if done and isinstance(step, GiveUp) else step
 
 
+def _paid(attempt: Attempt) -> bool:
+    """Whether the provider took money, or may have, although it said clearly that nothing came of it."""
+    return attempt.charged in {Charged.YES, Charged.UNKNOWN}
+
+
 def _fewer(done: Sequence[Attempt], wanted: int) -> JobError | None:
     """A provider may send fewer pictures than it was asked for; asking again could be paid twice."""
     came = sum(len(attempt.production.outputs) for attempt in done if attempt.production)
@@ -134,7 +140,7 @@ class _Planner:
         if not self.tries:
             return self._take(first_route)
         last = self.tries[-1]
-        if last.state is AttemptState.UNKNOWN:
+        if last.state is AttemptState.UNKNOWN or (_paid(last) and last.error_class is not ErrorClass.REJECTED):
             return self._after_unknown(last)
         match last.error_class:
             case ErrorClass.AUTH | ErrorClass.BUSY:

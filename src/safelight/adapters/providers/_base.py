@@ -13,7 +13,7 @@ import msgspec
 
 from safelight.adapters.providers._catalogue import by_name, extend
 from safelight.adapters.providers._http import Dialect, HttpSessions, ProviderHttp
-from safelight.application.ports import Accepted, Call, Finished, Provider, Running
+from safelight.application.ports import Accepted, Call, Failed, Finished, Provider, Running
 from safelight.domain.capability import ModelSpec, Rule
 from safelight.domain.errors import ConfigurationError, ProviderRejected
 from safelight.domain.ids import ProviderName
@@ -181,7 +181,7 @@ class BaseProvider:
         """Make the one exchange that buys; the request can be expressed."""
         raise NotImplementedError
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Refuse: a provider that answers at once gives no handles."""
         raise ProviderRejected(f"{call.request.target.provider} keeps no work under a handle such as {handle[:80]!r}")
 

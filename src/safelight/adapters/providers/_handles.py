@@ -1,23 +1,27 @@
 """What providers with handles share: when to ask again, how far the work is, where its pictures are, how it ended."""
 
 import re
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, TypeVar
 
 from yarl import URL
 
 from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._http import ProviderHttp
 from safelight.adapters.providers._openai_shape import trusted_host
-from safelight.application.ports import Call, RemotePicture, StoredPicture
+from safelight.application.ports import Call, Failed, Finished, RemotePicture, Running, StoredPicture
 from safelight.domain.errors import (
     ProviderError,
     ProviderProtocolError,
     ProviderRejected,
     ProviderUnavailable,
-    ProviderUncertain,
 )
+from safelight.domain.money import Charged
 
 T = TypeVar("T")
+P = TypeVar("P")
+Poll = Callable[[P, str, Call], Coroutine[Any, Any, Running | Finished | Failed]]
 
 LONGEST_PAUSE_S = 10.0
 _PAUSE_BY_AGE = 0.2
@@ -68,18 +72,21 @@ async def picture_at(
 
 
 def ended(error: ProviderError) -> ProviderError:
-    """Say that the work itself ended so. The engine asks again after most errors of a poll: here that brings nothing.
+    """Say of an error that the work itself ended so, and with it whether that may have been charged."""
+    error.charged = error.charged or (Charged.UNKNOWN if error.error_class.may_be_charged else Charged.NO)
+    return error
 
-    Charged perhaps: the outcome stays unknown. Not charged: final, and the caller may have the job run again.
-    """
-    if isinstance(error, ProviderRejected | ProviderProtocolError):
-        return error
-    kind = ProviderProtocolError if isinstance(error, ProviderUncertain) else ProviderRejected
-    return kind(
-        error.message,
-        status=error.status,
-        provider_code=error.provider_code,
-        provider_type=error.provider_type,
-        param=error.param,
-        request_id=error.request_id,
-    )
+
+def telling_ends(poll: Poll[P]) -> Poll[P]:
+    """Make a `poll` answer `Failed` where the work has `ended`; what else it raises says only that asking failed."""
+
+    @wraps(poll)
+    async def told(provider: P, handle: str, call: Call) -> Running | Finished | Failed:
+        try:
+            return await poll(provider, handle, call)
+        except ProviderError as error:
+            if error.charged is None:
+                raise
+            return Failed(error=error, charged=error.charged)
+
+    return told

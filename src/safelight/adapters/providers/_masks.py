@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from typing import Literal
 
 from PIL import Image, ImageChops
 
@@ -10,6 +11,7 @@ from safelight.domain.errors import UnsupportedFeature
 
 MAX_MASK_BYTES = 16 * 1024 * 1024
 MAX_MASK_PIXELS = 4096 * 4096
+_HALF = 128
 
 
 async def white_changes(call: Call) -> bytes | None:
@@ -27,6 +29,19 @@ async def white_changes(call: Call) -> bytes | None:
         )
     content = b"".join([chunk async for chunk in call.workspace.read(mask.image)])
     return await asyncio.to_thread(_converted, content)
+
+
+async def two_colours(call: Call, *, changes: Literal["white", "black"]) -> bytes | None:
+    """Make a mask of pure black and white, with the colour that marks what changes; as `white_changes` else."""
+    mask = await white_changes(call)
+    return None if mask is None else await asyncio.to_thread(_two_colours, mask, white=changes == "white")
+
+
+def _two_colours(content: bytes, *, white: bool) -> bytes:
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        image.point(lambda level: 255 if (level >= _HALF) is white else 0).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _converted(content: bytes) -> bytes:

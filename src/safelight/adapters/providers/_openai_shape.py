@@ -52,7 +52,7 @@ def edit_form(
 
     The mask goes as the caller sent it, as `mask`, unless a converted one is given.
     """
-    return form_body(_form_fields(fields), _parts(call.request, one, many, mask), call.workspace)
+    return form_body(form_fields(fields), _parts(call.request, one, many, mask), call.workspace)
 
 
 def prompt_of(request: ImageRequest) -> str | None:
@@ -67,7 +67,8 @@ def via_of(request: ImageRequest) -> str | None:
     return "edit" if request.operation is Operation.VARIATION else None
 
 
-def _form_fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def form_fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Write fields as a form's texts."""
     for name, value in fields.items():
         yield from _form_field(name, value)
 

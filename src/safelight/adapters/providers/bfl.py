@@ -22,14 +22,14 @@ from safelight.adapters.providers._base import BaseProvider, Entry, NoOptions, P
 from safelight.adapters.providers._body import Body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
-from safelight.adapters.providers._handles import picture_at
+from safelight.adapters.providers._handles import ended, picture_at, telling_ends
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import given, prompt_of, via_of
 from safelight.adapters.providers._ratios import asked_ratio, nearest_ratio, size_of_ratio
 from safelight.adapters.providers._rules import edits_need_prompt
-from safelight.application.ports import Accepted, Call, Finished, ProviderKey, Running
+from safelight.application.ports import Accepted, Call, Failed, Finished, ProviderKey, Running
 from safelight.domain.capability import ModelSpec, PixelRule
 from safelight.domain.errors import (
     ConfigurationError,
@@ -308,7 +308,8 @@ class BlackForestLabs(BaseProvider):
         name = spec.name if spec else model
         return self._shapes[max(self._shapes, key=lambda known: (known == name, _alike(known, name)))]
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    @telling_ends
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Ask for a task; what failed may come as a refusal too."""
         task = _read_handle(handle)
         try:
@@ -317,8 +318,10 @@ class BlackForestLabs(BaseProvider):
             unseen = exc.provider_code == _NOT_FOUND or (exc.provider_code is None and exc.status == 404)
             if unseen and self._is_new(task):
                 return Running(poll_after_s=self._pause_s(task))
-            if exc.provider_code is None or exc.provider_code in _FAILURES:
+            if exc.provider_code is None:
                 raise
+            if exc.provider_code in _FAILURES:
+                raise ended(exc) from exc.__cause__
             return self._running(task, exc.provider_code)
         return await self._settled(answer, task, call)
 
@@ -329,11 +332,13 @@ class BlackForestLabs(BaseProvider):
         failure = _FAILURES.get(task.status)
         if failure is None or (task.status == _NOT_FOUND and self._is_new(handle)):
             return self._running(handle, task.status, task.progress)
-        raise failure(
-            redact(task.said, call.key.value),
-            status=400 if failure is ProviderRejected else 502,
-            provider_code=task.status,
-            request_id=answer.request_id,
+        raise ended(
+            failure(
+                redact(task.said, call.key.value),
+                status=400 if failure is ProviderRejected else 502,
+                provider_code=task.status,
+                request_id=answer.request_id,
+            )
         )
 
     def _running(self, handle: _Handle, word: str, progress: Any = None) -> Running:

@@ -7,14 +7,11 @@ Source: https://docs.comfy.org/development/comfyui-server/comms_routes and https
 import asyncio
 import contextlib
 import io
-import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import Enum, auto
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -26,6 +23,20 @@ from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule, always
 from safelight.adapters.providers._body import HeldPart, Part, form_body, json_body
 from safelight.adapters.providers._catalogue import load_catalogue
+from safelight.adapters.providers._comfyui_answers import (
+    STATES,
+    Cancelled,
+    File,
+    HistoryEntry,
+    Job,
+    Queue,
+    Queued,
+    State,
+    Uploaded,
+    check_nodes,
+    files_of,
+    read_refusal,
+)
 from safelight.adapters.providers._comfyui_workflow import (
     FOLDER,
     TASKS,
@@ -35,8 +46,8 @@ from safelight.adapters.providers._comfyui_workflow import (
     built_in,
     image_slots,
 )
-from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
-from safelight.adapters.providers._handles import ended, pause_s
+from safelight.adapters.providers._errors import ErrorTable, redact
+from safelight.adapters.providers._handles import ended, pause_s, telling_ends
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._local import (
     basic_or_bearer,
@@ -45,12 +56,11 @@ from safelight.adapters.providers._local import (
 )
 from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import via_of
-from safelight.application.ports import Accepted, Call, Finished, Running, StoredPicture
+from safelight.application.ports import Accepted, Call, Failed, Finished, Running, StoredPicture
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ConfigurationError,
     ProviderError,
-    ProviderModelGone,
     ProviderProtocolError,
     ProviderRejected,
     ProviderUncertain,
@@ -63,84 +73,11 @@ _LEAST_PAUSE_S = 0.5
 _QUALITY = 90
 """Of JPEG and WebP, as the server has it."""
 _NAMESPACE = uuid.UUID("6f6d3f9a-3c1e-4d52-9a53-0b7e9f5c2d11")
-
-
-class _State(Enum):
-    RUNNING = auto()
-    DONE = auto()
-    FAILED = auto()
-    STOPPED = auto()
-
-
-_STATES: Mapping[str, _State] = MappingProxyType(
-    # https://github.com/Comfy-Org/ComfyUI/blob/master/comfy_execution/jobs.py, read 2026-11-23
-    {
-        "pending": _State.RUNNING,
-        "in_progress": _State.RUNNING,
-        "completed": _State.DONE,
-        "failed": _State.FAILED,
-        "cancelled": _State.STOPPED,
-    }
-)
-_OF_HISTORY: Mapping[Any, str] = MappingProxyType({None: "completed", "success": "completed", "error": "failed"})
-"""What servers without the jobs routes say, in the words of those that have them."""
 _NO_SUCH_ROUTE = frozenset({404, 405})
-_MODEL_INPUT = re.compile(r"(?:ckpt|unet|clip|vae|lora|model|control_net)_name\d*")
-
-
-class _Fault(msgspec.Struct):
-    type: str = ""
-    message: str = ""
-    details: str = ""
-
-    @property
-    def input_name(self) -> str:
-        """The input at fault; what follows it in `details` can list all files of the server."""
-        return self.details.partition(":")[0]
-
-
-class _FaultyNode(msgspec.Struct):
-    errors: list[_Fault] = []
-    dependent_outputs: list[str] = []
-    class_type: str = ""
-
-
-_NodeErrors = dict[str, _FaultyNode]
-
-
-class _Invalid(msgspec.Struct):
-    error: _Fault
-    node_errors: _NodeErrors | list[Any] = {}
-
-
-def _read(body: bytes) -> Complaint:
-    """Read why a graph was refused: nodes and inputs, without the values that would have been good."""
-    try:
-        said = msgspec.json.decode(body, type=_Invalid)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return read_complaint(body)
-    nodes = said.node_errors if isinstance(said.node_errors, dict) else {}
-    return Complaint(
-        message="; ".join([tidy(said.error.message), *_told(nodes)]),
-        code=said.error.type,
-        meaning=ProviderModelGone if _lacks_model(nodes) else None,
-    )
-
-
-def _told(nodes: _NodeErrors) -> Iterator[str]:
-    for name, node in nodes.items():
-        for fault in node.errors:
-            yield f"node {name} ({node.class_type}), {fault.input_name}: {fault.message}"
-
-
-def _lacks_model(nodes: _NodeErrors) -> bool:
-    faults = (fault for node in nodes.values() for fault in node.errors)
-    return any(fault.type == "value_not_in_list" and _MODEL_INPUT.fullmatch(fault.input_name) for fault in faults)
-
-
 _SUBMITS = Dialect(
-    authorise=basic_or_bearer, errors=ErrorTable(read=_read, statuses={500: ProviderUncertain})
-)  # after a 500 the run may be queued all the same
+    authorise=basic_or_bearer,
+    errors=ErrorTable(read=read_refusal, statuses={500: ProviderUncertain}),  # it may be queued all the same
+)
 _QUESTIONS = Dialect(
     authorise=basic_or_bearer,
     errors=ErrorTable(statuses=dict.fromkeys((400, 404, 405, 410, 422), ProviderProtocolError)),
@@ -170,78 +107,6 @@ class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The catalogue's `wire` table."""
 
     slots: dict[str, Scalar] = {}
-
-
-class _Queued(msgspec.Struct):
-    prompt_id: str
-    node_errors: _NodeErrors | list[Any] = {}
-
-
-class _Uploaded(msgspec.Struct):
-    name: str
-    subfolder: str = ""
-
-
-class _Job(msgspec.Struct):
-    """Only what we cannot do without is typed."""
-
-    status: str = ""
-    outputs: Any = None
-    execution_error: Any = None
-    execution_end_time: Any = None
-
-
-class _Status(msgspec.Struct):
-    status_str: str | None = None
-    messages: list[Any] = []
-
-
-class _Entry(msgspec.Struct):
-    """What the history says of a run."""
-
-    outputs: Any = None
-    status: _Status | None = None
-
-    def job(self) -> _Job:
-        """Say it in the words of the jobs route."""
-        status = self.status or _Status()
-        events = dict(_events(status.messages))
-        word = "cancelled" if "execution_interrupted" in events else _OF_HISTORY.get(status.status_str)
-        return _Job(
-            status=word or str(status.status_str),
-            outputs=self.outputs,
-            execution_error=events.get("execution_error"),
-        )
-
-
-def _events(messages: list[Any]) -> Iterator[tuple[str, Any]]:
-    for message in messages:
-        match message:
-            case [str(name), data]:
-                yield name, data
-            case _:
-                pass
-
-
-class _Queue(msgspec.Struct):
-    queue_running: list[list[Any]] = []
-    queue_pending: list[list[Any]] = []
-
-    def word(self, prompt_id: str) -> str | None:
-        """Say where a run stands in the words of the jobs route; `None` if it is not there."""
-        if any(prompt_id in item[1:2] for item in self.queue_running):
-            return "in_progress"
-        return "pending" if any(prompt_id in item[1:2] for item in self.queue_pending) else None
-
-
-class _Cancelled(msgspec.Struct):
-    cancelled: bool
-
-
-class _File(msgspec.Struct):
-    filename: str
-    subfolder: str = ""
-    type: str = "output"
 
 
 class _Handle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -314,8 +179,8 @@ class ComfyUI(BaseProvider):
         values = {**model.values(call, prompt_id), **await self._inputs(call)}
         body = json_body({"prompt": workflow.filled(values), "prompt_id": prompt_id})
         answer = await self._submits.buy(call, self._submits.url("prompt"), body)
-        queued = answer.read(_Queued)
-        _check_nodes(queued, workflow, answer)
+        queued = answer.read(Queued)
+        check_nodes(queued, workflow.output, answer)
         # Servers from before 2025-08 choose the id themselves.
         handle = _Handle(prompt_id=queued.prompt_id, output=workflow.output, accepted_at=self._now())
         return Accepted(handle=msgspec.json.encode(handle).decode(), poll_after_s=_LEAST_PAUSE_S)
@@ -335,20 +200,23 @@ class ComfyUI(BaseProvider):
         """Put a file into the server's folder `input`; a file of that name and content is left as it is."""
         body = form_body([("type", "input"), ("subfolder", FOLDER)], [part], call.workspace)
         answer = await self._uploads.ask(call, self._uploads.url("upload/image"), method="POST", body=body)
-        said = answer.read(_Uploaded)
+        said = answer.read(Uploaded)
         return f"{said.subfolder}/{said.name}" if said.subfolder else said.name
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    @telling_ends
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Ask for a run, and fetch its pictures once it is done: behind a proxy they want the key, too."""
         run = _read_handle(handle)
         answer, job = await self._job(run.prompt_id, call)
-        match _STATES.get(job.status):
-            case _State.DONE:
+        match STATES.get(job.status):
+            case State.DONE:
                 return await self._finished(run, job, answer, call)
-            case _State.FAILED:
+            case State.FAILED:
                 raise await self._failure(job, answer, call)
-            case _State.STOPPED:
-                raise ProviderRejected("the run was stopped at the server", provider_code="execution_interrupted")
+            case State.STOPPED:
+                raise ended(
+                    ProviderRejected("the run was stopped at the server", provider_code="execution_interrupted")
+                )
             case None:
                 log.warning("unknown_job_status", provider="comfyui", status=job.status[:80])
         return Running(poll_after_s=pause_s(self._now() - run.accepted_at, least_s=_LEAST_PAUSE_S))
@@ -358,7 +226,7 @@ class ComfyUI(BaseProvider):
         prompt_id = _read_handle(handle).prompt_id
         url = self._questions.url(f"api/jobs/{quote(prompt_id, safe='')}/cancel")
         try:
-            return (await self._questions.ask(call, url, method="POST")).read(_Cancelled).cancelled
+            return (await self._questions.ask(call, url, method="POST")).read(Cancelled).cancelled
         except ProviderError as exc:
             if exc.status not in _NO_SUCH_ROUTE:
                 raise
@@ -378,32 +246,32 @@ class ComfyUI(BaseProvider):
     async def _tell(self, call: Call, path: str, said: Mapping[str, Any]) -> None:
         await self._questions.ask(call, self._questions.url(path), method="POST", body=json_body(said))
 
-    async def _job(self, prompt_id: str, call: Call) -> tuple[Answer, _Job]:
+    async def _job(self, prompt_id: str, call: Call) -> tuple[Answer, Job]:
         url = self._questions.url(f"api/jobs/{quote(prompt_id, safe='')}")
         try:
             answer = await self._questions.ask(call, url)
-            return answer, answer.read(_Job)
+            return answer, answer.read(Job)
         except ProviderError as exc:
             if exc.status not in _NO_SUCH_ROUTE:
                 raise
         return await self._job_of_older(prompt_id, call)
 
-    async def _job_of_older(self, prompt_id: str, call: Call) -> tuple[Answer, _Job]:
+    async def _job_of_older(self, prompt_id: str, call: Call) -> tuple[Answer, Job]:
         """Look into history, queue and history: between the last two no run can slip through."""
         for _ in range(2):
             answer = await self._questions.ask(call, self._questions.url(f"history/{quote(prompt_id, safe='')}"))
-            entry = answer.read(dict[str, _Entry]).get(prompt_id)
+            entry = answer.read(dict[str, HistoryEntry]).get(prompt_id)
             if entry is not None:
                 return answer, entry.job()
             if (word := (await self._queue(call)).word(prompt_id)) is not None:
-                return answer, _Job(status=word)
+                return answer, Job(status=word)
         raise ProviderProtocolError("ComfyUI has lost the run: it was restarted, or its history cleared", status=404)
 
-    async def _queue(self, call: Call) -> _Queue:
-        return (await self._questions.ask(call, self._questions.url("queue"))).read(_Queue)
+    async def _queue(self, call: Call) -> Queue:
+        return (await self._questions.ask(call, self._questions.url("queue"))).read(Queue)
 
-    async def _finished(self, run: _Handle, job: _Job, answer: Answer, call: Call) -> Finished:
-        found = list(_files(job.outputs, run.output))
+    async def _finished(self, run: _Handle, job: Job, answer: Answer, call: Call) -> Finished:
+        found = list(files_of(job.outputs, run.output))
         if not found:
             raise answer.unreadable("ComfyUI finished the run without a picture")
         end_ms = job.execution_end_time
@@ -415,7 +283,7 @@ class ComfyUI(BaseProvider):
             via=via_of(call.request),
         )
 
-    async def _picture(self, file: _File, call: Call) -> StoredPicture:
+    async def _picture(self, file: File, call: Call) -> StoredPicture:
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
         wanted = call.request.output_format
         if wanted in {"jpeg", "webp"}:
@@ -424,7 +292,7 @@ class ComfyUI(BaseProvider):
         url = self._questions.url(f"view?{urlencode(query, quote_via=quote)}")
         return (await self._questions.ask(call, url, headers={"Accept": "image/*"})).whole_picture()
 
-    async def _failure(self, job: _Job, answer: Answer, call: Call) -> ProviderError:
+    async def _failure(self, job: Job, answer: Answer, call: Call) -> ProviderError:
         """Judge a run that failed: the memory may be enough once it has been cleared, all else stays as it is."""
         said = job.execution_error if isinstance(job.execution_error, dict) else {}
         kind, text = (answer.words(said.get(name)) or "" for name in ("exception_type", "exception_message"))
@@ -450,24 +318,6 @@ class ComfyUI(BaseProvider):
 
 def _ruled(spec: ModelSpec) -> ModelSpec:
     return replace(spec, rules=(Model(workflows=built_in(), slots=_slots_of(spec)).refusal,))
-
-
-def _check_nodes(queued: _Queued, workflow: Workflow, answer: Answer) -> None:
-    """Raise for a run that was queued without the part that makes our pictures."""
-    nodes = queued.node_errors if isinstance(queued.node_errors, dict) else {}
-    hit = {name: node for name, node in nodes.items() if workflow.output in {name, *node.dependent_outputs}}
-    if hit:
-        raise (ProviderModelGone if _lacks_model(hit) else ProviderRejected)(
-            "; ".join(_told(hit)), status=400, provider_code="node_errors", request_id=answer.request_id
-        )
-
-
-def _files(outputs: Any, node: str) -> Iterator[_File]:
-    shown = outputs.get(node) if isinstance(outputs, dict) else None
-    images = shown.get("images") if isinstance(shown, dict) else None
-    for image in images if isinstance(images, list) else []:
-        with contextlib.suppress(msgspec.ValidationError):
-            yield msgspec.convert(image, _File)
 
 
 def _transparent_where_white(grey: bytes) -> bytes:

@@ -20,12 +20,12 @@ from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._base import Entry, ProviderModule
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
-from safelight.adapters.providers._handles import ask_state, ended, pause_s, picture_at, progress_in
+from safelight.adapters.providers._handles import ask_state, ended, pause_s, picture_at, progress_in, telling_ends
 from safelight.adapters.providers._hosted import HostedModels
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._openai_shape import prompt_of, via_of
-from safelight.application.ports import Accepted, Call, Finished, ProviderKey, RemotePicture, Running, StoredPicture
+from safelight.application.ports import Accepted, Call, Failed, Finished, ProviderKey, RemotePicture, Running, StoredPicture
 from safelight.domain.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -208,7 +208,8 @@ class Fal(HostedModels):
             raise answer.unreadable("fal sent an address that cannot be read") from exc
         return path.removeprefix(self._http.base_url.raw_path).lstrip("/")
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    @telling_ends
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Ask how the request stands, and for its result once it is over: one or two GETs."""
         known = _read_handle(handle)
         url = self._questions.url(known.status).update_query(logs="1")

@@ -15,12 +15,12 @@ from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint
-from safelight.adapters.providers._handles import pause_s
+from safelight.adapters.providers._handles import pause_s, telling_ends
 from safelight.adapters.providers._hf_partners import PARTNERS, Offer, Partner, Pictures
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._openai_shape import via_of
 from safelight.adapters.providers._rules import edits_inpaint
-from safelight.application.ports import Accepted, Call, Finished, Running
+from safelight.application.ports import Accepted, Call, Failed, Finished, Running
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ProviderModelGone,
@@ -142,7 +142,8 @@ class HuggingFace(BaseProvider):
         handle = Handle(partner=partner.name, path=found, since=self._now())
         return Accepted(handle=msgspec.json.encode(handle).decode(), poll_after_s=_LEAST_PAUSE_S)
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    @telling_ends
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Ask the partner through the router, with the same token."""
         known, partner = _read_handle(handle)
 

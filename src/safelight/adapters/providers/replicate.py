@@ -23,12 +23,12 @@ from safelight.adapters.providers._base import Entry, ProviderModule
 from safelight.adapters.providers._body import Part, form_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
-from safelight.adapters.providers._handles import ask_state, ended, pause_s, picture_at, progress_in
+from safelight.adapters.providers._handles import ask_state, ended, pause_s, picture_at, progress_in, telling_ends
 from safelight.adapters.providers._hosted import HostedModels
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._openai_shape import via_of
-from safelight.application.ports import Accepted, Call, Finished, RemotePicture, Running, StoredPicture
+from safelight.application.ports import Accepted, Call, Failed, Finished, RemotePicture, Running, StoredPicture
 from safelight.domain.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -166,7 +166,8 @@ class Replicate(HostedModels):
         except ProviderProtocolError as exc:  # nothing has been bought yet
             raise ProviderUnavailable("Replicate took an upload and gave no link to it", status=502) from exc
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    @telling_ends
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Ask for the prediction; one GET."""
         answer, prediction = await ask_state(self._questions, call, self._prediction_url(handle), _Prediction)
         match _STATES.get(prediction.status):

@@ -23,13 +23,13 @@ from safelight.adapters.providers._base import BaseProvider, Entry, NoOptions, P
 from safelight.adapters.providers._body import json_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
-from safelight.adapters.providers._handles import ended, pause_s, picture_at
+from safelight.adapters.providers._handles import ended, pause_s, picture_at, telling_ends
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import given, prompt_of, via_of
 from safelight.adapters.providers._rules import edits_inpaint, edits_need_prompt
-from safelight.application.ports import Accepted, Call, Finished, RemotePicture, Running, StoredPicture
+from safelight.application.ports import Accepted, Call, Failed, Finished, RemotePicture, Running, StoredPicture
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ProviderAuthError,
@@ -260,7 +260,8 @@ class Runware(BaseProvider):
         await _put_pictures(task, call, wire, pictures)
         return {**task, **request.extra}
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    @telling_ends
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Ask for the task; one exchange, and a second one for a task that is long past."""
         known = _read_handle(handle)
         age_s = max(0.0, self._now() - known.since)

@@ -105,7 +105,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is sent where a request says nothing of it, and what callers may reach."""
 
     steps: Annotated[int, msgspec.Meta(ge=1, le=150)] = 20
-    qualities: dict[str, Annotated[int, msgspec.Meta(ge=1, le=150)]] = dict(_STEPS)
+    qualities: dict[str, Annotated[int, msgspec.Meta(ge=1, le=150)]] = msgspec.field(
+        default_factory=lambda: dict(_STEPS)
+    )
     """The steps that a quality stands for."""
     pixels: Annotated[int, msgspec.Meta(ge=4096)] = 1024 * 1024
     """About so many a picture of an asked ratio has; 262144 suits the models of the first generation."""
@@ -165,20 +167,14 @@ class SDWebUI(BaseProvider):
 
     def __init__(self, entry: Entry[Options]) -> None:
         """Check the models; raises `ConfigurationError`."""
-        super().__init__(entry.settings, load_catalogue("sdwebui"), rules=(edits_inpaint,))
+        super().__init__(entry.settings, load_catalogue("sdwebui"), rules=(edits_inpaint, self._refusal))
         self._options = entry.options
-        self._any = replace(self._by_name[CURRENT], rules=())
-        self._specs = tuple(replace(spec, rules=(*spec.rules, self._refusal)) for spec in self._specs)
-        self._by_name = {name: self._with_rules(spec) for name, spec in self._by_name.items()}
         self._wires = {spec.name: _wire(spec) for spec in self._specs}
         self._charged = Charged.NO if entry.repeatable else Charged.YES
         self._http = entry.http(_DIALECT)
         # The server draws one at a time, and its queue is our open requests: who waits there runs out of time, is
         # drawn all the same, and asks again. So the queue is here.
         self._turn = asyncio.Lock()
-
-    def _with_rules(self, spec: ModelSpec) -> ModelSpec:
-        return next(each for each in self._specs if each.name == spec.name)
 
     def _refusal(self, request: ImageRequest) -> UnsupportedFeature | None:
         if request.style is not None and request.style not in self._options.styles:
@@ -195,7 +191,7 @@ class SDWebUI(BaseProvider):
     async def submit(self, call: Call) -> Finished:
         """Draw, or draw over an input picture. A variation is the latter, without a mask and with less strength."""
         if self.spec(call.model) is None:
-            replace(self._any, name=call.model, rules=(edits_inpaint, self._refusal)).check(call.request)
+            replace(self._by_name[CURRENT], name=call.model).check(call.request)
         if call.model != CURRENT:
             await self._check_checkpoint(call)
         route = "txt2img" if call.request.operation is Operation.GENERATION else "img2img"
@@ -216,29 +212,9 @@ class SDWebUI(BaseProvider):
             raise ProviderModelGone(f"the server has no checkpoint {call.model!r}", status=404)
 
     async def _body(self, call: Call) -> tuple[Mapping[str, Any], Body]:
-        fields = self._fields(call)
-        if call.request.operation is Operation.GENERATION:
-            fields |= call.request.extra
-            return fields, json_body(fields)
         pictures = InlinePictures(call.workspace)
-        fields |= {
-            "init_images": [pictures.base64(sent.image) for sent in call.request.images],
-            "resize_mode": 1,
-            "denoising_strength": self._strength(call.request),
-        }
-        if (mask := await white_changes(call)) is not None:
-            fields |= {
-                "mask": pictures.base64_of(mask),
-                "inpainting_fill": 1,
-                "inpaint_full_res": False,
-                "inpainting_mask_invert": 0,
-            }
-        fields |= {**self._defaults(call.model), **call.request.extra}
+        fields = {**self._fields(call), **await _inputs(call, pictures), **call.request.extra}
         return fields, pictures.body(fields)
-
-    def _strength(self, request: ImageRequest) -> float:
-        variation = request.operation is Operation.VARIATION
-        return self._options.variation_strength if variation else self._options.edit_strength
 
     def _fields(self, call: Call) -> dict[str, Any]:
         """Name all that is no picture as the servers do; their own defaults differ, so much is said that need not be."""
@@ -246,7 +222,9 @@ class SDWebUI(BaseProvider):
         size = asked_size(request, pixels=self._options.pixels) or source_size(request)
         return {
             "steps": self._options.steps,
-            **self._defaults(call.model),
+            **self._drawing_over(request),
+            **self._options.defaults,
+            **self._wire_of(call.model).defaults,
             "prompt": request.prompt or "",
             "batch_size": 1,
             "n_iter": call.n,
@@ -261,8 +239,13 @@ class SDWebUI(BaseProvider):
             **self._checkpoint(call.model),
         }
 
-    def _defaults(self, model: str) -> Mapping[str, Any]:
-        return {**self._options.defaults, **self._wire_of(model).defaults}
+    def _drawing_over(self, request: ImageRequest) -> Mapping[str, Any]:
+        if request.operation is Operation.GENERATION:
+            return {}
+        variation = request.operation is Operation.VARIATION
+        strength = self._options.variation_strength if variation else self._options.edit_strength
+        mask = {} if request.mask is None else {"inpainting_fill": 1, "inpaint_full_res": False}
+        return {"denoising_strength": strength, "resize_mode": 1, **mask}
 
     def _wire_of(self, model: str) -> _Wire:
         spec = self.spec(model)
@@ -283,7 +266,8 @@ class SDWebUI(BaseProvider):
     async def _finished(self, answer: Answer, fields: Mapping[str, Any], call: Call) -> Finished:
         drawn = answer.read(_Drawn)
         info = _info(answer.words(drawn.info))
-        images = (drawn.images or [])[info.index_of_first_image :][-_count(fields) :]  # a grid may stand before them
+        drawn_at = max(0, info.index_of_first_image)  # a grid may stand before them
+        images = (drawn.images or [])[drawn_at:][-_count(fields) :]
         if not images:
             raise answer.unreadable("the server answered without a picture: the drawing may have been interrupted")
         return Finished(
@@ -317,6 +301,16 @@ class SDWebUI(BaseProvider):
             return False
         await self._http.ask(call, self._http.url("sdapi/v1/interrupt"), method="POST")
         return True
+
+
+async def _inputs(call: Call, pictures: InlinePictures) -> dict[str, Any]:
+    """Name the input pictures; the part of the mask that changes is white."""
+    if call.request.operation is Operation.GENERATION:
+        return {}
+    inputs: dict[str, Any] = {"init_images": [pictures.base64(sent.image) for sent in call.request.images]}
+    if (mask := await white_changes(call)) is not None:
+        inputs |= {"mask": pictures.base64_of(mask), "inpainting_mask_invert": 0}
+    return inputs
 
 
 def _task_id(call: Call) -> str:

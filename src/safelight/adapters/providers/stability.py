@@ -20,12 +20,13 @@ from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModu
 from safelight.adapters.providers._body import Body, HeldPart, Part, form_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint
+from safelight.adapters.providers._handles import ended, telling_ends
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import given, prompt_of, via_of
 from safelight.adapters.providers._ratios import asked_ratio, nearest_ratio
 from safelight.adapters.providers._rules import edits_need_prompt
-from safelight.application.ports import Accepted, Call, Finished, Running
+from safelight.application.ports import Accepted, Call, Failed, Finished, Running
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ConfigurationError,
@@ -173,7 +174,8 @@ class Stability(BaseProvider):
             return Accepted(handle=said.id, poll_after_s=_POLL_S)
         return await self._finished(answer, said, call)
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    @telling_ends
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Ask for a result; it waits for a day, and for the key that bought it alone."""
         with _lockout():
             answer = await self._polls.ask(call, self._polls.url(f"v2beta/results/{quote(handle, safe='')}"))
@@ -186,11 +188,13 @@ class Stability(BaseProvider):
 
     async def _finished(self, answer: Answer, said: _Said, call: Call) -> Finished:
         if said.finish_reason == _FILTERED:
-            raise ProviderRejected(
-                "Stability AI's moderation withheld the picture",
-                status=400,
-                provider_code=_FILTERED,
-                request_id=answer.request_id,
+            raise ended(
+                ProviderRejected(
+                    "Stability AI's moderation withheld the picture",
+                    status=400,
+                    provider_code=_FILTERED,
+                    request_id=answer.request_id,
+                )
             )
         if said.finish_reason not in {None, _SUCCESS} or not isinstance(said.image, str) or not said.image:
             raise answer.unreadable("Stability AI answered without a picture that is whole")

@@ -28,6 +28,7 @@ from safelight.domain.errors import (
     UnsupportedFeature,
 )
 from safelight.domain.image import Dimensions, ImageRequest, Operation
+from safelight.domain.money import Charged
 
 _RATIOS = ("1:1", "3:4", "4:3", "9:16", "16:9", "2:3", "3:2", "9:19.5", "19.5:9", "9:20", "20:9", "1:2", "2:1")
 """What a size may become for a model that we do not know: these hold for all that we do."""
@@ -151,11 +152,14 @@ def _shown(answer: Answer, said: _Said) -> list[dict[str, Any]]:
     allowed = [item for item in items if item.get("respect_moderation") is not False]
     shown = [item for item in allowed if item.get("b64_json") or item.get("url")]
     if not shown and len(allowed) < len(items):
+        cost = _cost_micros(said.usage)
         raise ProviderRejected(
             "xAI's moderation withheld every image; xAI may bill them",
             status=400,
             provider_code="content_policy_violation",
             request_id=answer.request_id,
+            charged=Charged.YES if cost else Charged.UNKNOWN,
+            cost_micros=cost,
         )
     if not shown:
         raise answer.unreadable("xAI returned no image, most likely for moderation; it may have been billed")
