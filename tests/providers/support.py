@@ -14,7 +14,7 @@ from safelight.adapters.images import ImageProbe
 from safelight.adapters.providers._base import ProviderSettings
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._registry import load_providers
-from safelight.application.ports import Call, Finished, Provider, ProviderKey, StoredPicture
+from safelight.application.ports import Call, Failed, Finished, Provider, ProviderKey, Running, StoredPicture
 from safelight.domain.errors import InvalidRequest, StorageError
 from safelight.domain.ids import BlobKey, ProviderName
 from safelight.domain.image import Dimensions, ImageRequest, InputImage, Operation, StoredImage, Target
@@ -202,6 +202,15 @@ def open_provider(
 async def run(provider: Provider, wanted: Call) -> Finished:
     outcome = await provider.start(wanted)
     assert isinstance(outcome, Finished)
+    return outcome
+
+
+async def polled(provider: Provider, handle: str, wanted: Call) -> Running | Finished:
+    """Ask for accepted work; an end that is bad is raised, and known by its `charged` from a question that failed."""
+    outcome = await provider.poll(handle, wanted)
+    if isinstance(outcome, Failed):
+        assert outcome.error.charged is outcome.charged
+        raise outcome.error
     return outcome
 
 

@@ -38,6 +38,7 @@ from tests.providers.support import (
     image_bytes,
     mask_bytes,
     open_provider,
+    polled,
 )
 from tests.simulators._base import Fault
 from tests.simulators.bfl import MODELS, BFLSimulator
@@ -294,8 +295,8 @@ class TestEdit:
         request = edit(workspace, operation=Operation.VARIATION, prompt=None)
         handle = await begun(provider, workspace, request)
         assert simulator.exchanges[0].fields["prompt"] == VARIATION_PROMPT
-        await provider.poll(handle, call(request, workspace))
-        finished = await provider.poll(handle, call(request, workspace))
+        await polled(provider, handle, call(request, workspace))
+        finished = await polled(provider, handle, call(request, workspace))
         assert isinstance(finished, Finished)
         assert finished.via == "edit"
         assert finished.pictures[0].revised_prompt is None
@@ -392,10 +393,10 @@ class TestHandles:
         }
         assert accepted.poll_after_s == 0.5
 
-        assert await provider.poll(accepted.handle, call(ask(), workspace)) == Running(poll_after_s=0.5)
+        assert await polled(provider, accepted.handle, call(ask(), workspace)) == Running(poll_after_s=0.5)
         time.now_s += 60
-        assert await provider.poll(accepted.handle, call(ask(), workspace)) == Running(poll_after_s=2.0)
-        finished = await provider.poll(accepted.handle, call(ask(), workspace))
+        assert await polled(provider, accepted.handle, call(ask(), workspace)) == Running(poll_after_s=2.0)
+        finished = await polled(provider, accepted.handle, call(ask(), workspace))
         assert isinstance(finished, Finished)
         host = simulator.root_url.removeprefix("http://")
         assert finished.pictures == (
@@ -423,8 +424,8 @@ class TestHandles:
         simulator.cost = None
         request = ask("flux-3-image")
         handle = await begun(provider, workspace, request)
-        assert isinstance(await provider.poll(handle, call(request, workspace)), Running)
-        finished = await provider.poll(handle, call(request, workspace))
+        assert isinstance(await polled(provider, handle, call(request, workspace)), Running)
+        finished = await polled(provider, handle, call(request, workspace))
         assert isinstance(finished, Finished)
         assert finished.pictures[0].revised_prompt == "a red fox, in detail"
         assert finished.cost_micros is None
@@ -435,7 +436,7 @@ class TestHandles:
         handle = await begun(provider, workspace)
         body = {"status": "Ready", "result": {"sample": "https://delivery.example/s.png"}, "cost": 4.81, "progress": 2}
         simulator.faults.push(Fault(kind="status", status=200, body=body))
-        finished = await provider.poll(handle, call(ask(), workspace))
+        finished = await polled(provider, handle, call(ask(), workspace))
         assert isinstance(finished, Finished)
         assert finished.cost_micros == 48_100
         assert finished.created is None
@@ -449,7 +450,7 @@ class TestHandles:
             body = {"status": "Dreaming", "progress": 0.25}
             simulator.faults.push(Fault(kind="status", status=status, body=body))
             with capture_logs() as logs:
-                outcome = await provider.poll(handle, call(ask(), workspace))
+                outcome = await polled(provider, handle, call(ask(), workspace))
             assert outcome == Running(poll_after_s=0.5, progress=0.25 if status == 200 else None)
             assert [(entry["event"], entry["log_level"]) for entry in logs] == [("unknown_task_status", "warning")]
 
@@ -482,7 +483,7 @@ class TestHandles:
         simulator.words, simulator.details, simulator.failure_status = (word,), details, status
         handle = await begun(provider, workspace)
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
         assert type(caught.value) is expected
         assert (caught.value.provider_code, caught.value.message) == (word, message)
         assert not caught.value.error_class.poll_again
@@ -497,11 +498,11 @@ class TestHandles:
         simulator.faults.push(lost, bare, lost, bare)
         time.now_s += 29
         for _ in range(2):
-            assert isinstance(await provider.poll(handle, call(ask(), workspace)), Running)
+            assert isinstance(await polled(provider, handle, call(ask(), workspace)), Running)
         time.now_s += 2
         for _ in range(2):
             with pytest.raises(ProviderProtocolError):
-                await provider.poll(handle, call(ask(), workspace))
+                await polled(provider, handle, call(ask(), workspace))
 
     @pytest.mark.parametrize(
         ("status", "expected"),
@@ -526,7 +527,7 @@ class TestHandles:
         handle = await begun(provider, workspace)
         simulator.faults.push(Fault(kind="status", status=status, headers={"Retry-After": "3"}))
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
         assert type(caught.value) is expected
         assert caught.value.retry_after_s == 3
         assert caught.value.error_class.may_be_charged != caught.value.error_class.poll_again
@@ -538,7 +539,7 @@ class TestHandles:
         handle = await begun(provider, workspace)
         simulator.faults.push(Fault(kind=kind, status=502))
         with pytest.raises(ProviderUnavailable):
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
         assert simulator.submissions == 1
 
     @pytest.mark.parametrize("body", [{"status": "Ready"}, {"status": "Ready", "result": {"sample": ""}}, {}])
@@ -548,14 +549,14 @@ class TestHandles:
         handle = await begun(provider, workspace)
         simulator.faults.push(Fault(kind="status", status=200, body=body))
         with pytest.raises(ProviderProtocolError):
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
 
     async def test_with_a_webhook_the_host_of_the_start_is_asked(
         self, provider: BlackForestLabs, simulator: BFLSimulator, workspace: FolderWorkspace
     ) -> None:
         handle = await begun(provider, workspace, ask(extra={"webhook_url": "https://gw.example/cb"}))
         assert msgspec.json.decode(handle)["polling_url"] is None
-        assert isinstance(await provider.poll(handle, call(ask(), workspace)), Running)
+        assert isinstance(await polled(provider, handle, call(ask(), workspace)), Running)
         assert simulator.exchanges[-1].query == {"id": "6f1d0000-00000001"}
 
     @pytest.mark.parametrize(
@@ -585,7 +586,7 @@ class TestHandles:
         simulator.polling_root = link.partition("/v1/")[0]
         handle = await begun(provider, workspace)
         if not trusted:
-            assert isinstance(await provider.poll(handle, call(ask(), workspace)), Running)
+            assert isinstance(await polled(provider, handle, call(ask(), workspace)), Running)
             assert simulator.exchanges[-1].path == "/v1/get_result"
 
     async def test_a_foreign_address_without_an_id_is_no_use(
@@ -593,7 +594,7 @@ class TestHandles:
     ) -> None:
         handle = {"id": None, "polling_url": "https://evil.example/", "accepted_at": START, "cost_micros": None}
         with pytest.raises(ProviderProtocolError):
-            await provider.poll(msgspec.json.encode(handle).decode(), call(ask(), workspace))
+            await polled(provider, msgspec.json.encode(handle).decode(), call(ask(), workspace))
 
     async def test_nothing_can_be_cancelled(self, provider: BlackForestLabs, workspace: FolderWorkspace) -> None:
         handle = await begun(provider, workspace)
@@ -645,7 +646,7 @@ class TestRefusals:
         request = ask(prompt="a [blocked] thing")
         handle = await begun(provider, workspace, request)
         with pytest.raises(ProviderRejected) as caught:
-            await provider.poll(handle, call(request, workspace))
+            await polled(provider, handle, call(request, workspace))
         assert caught.value.provider_code == "Request Moderated"
 
     async def test_a_lost_start_leaves_the_outcome_unknown(
@@ -662,7 +663,7 @@ class TestRefusals:
         simulator.words, simulator.details = ("Error",), f"bad {KEY}"
         handle = await begun(provider, workspace)
         with pytest.raises(ProviderProtocolError, match=r"Error: bad \[key\]"):
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
 
 
 async def test_a_large_picture_is_never_held(

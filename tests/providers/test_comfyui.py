@@ -39,6 +39,7 @@ from tests.providers.support import (
     mask_bytes,
     one_of_each,
     open_provider,
+    polled,
     stored,
 )
 from tests.simulators._base import Fault
@@ -150,7 +151,7 @@ async def begun(provider: ComfyUI, workspace: FolderWorkspace, request: ImageReq
 async def ended(provider: ComfyUI, workspace: FolderWorkspace, request: ImageRequest | None = None) -> Finished:
     handle = await begun(provider, workspace, request)
     while True:
-        outcome = await provider.poll(handle, call(request or ask(), workspace))
+        outcome = await polled(provider, handle, call(request or ask(), workspace))
         if isinstance(outcome, Finished):
             return outcome
 
@@ -549,10 +550,10 @@ class TestHandles:
         simulator.jobs_api = jobs_api
         request = ask(n=2, size="64x48")
         handle = await begun(provider, workspace, request)
-        assert await provider.poll(handle, call(request, workspace)) == Running(poll_after_s=0.5)
+        assert await polled(provider, handle, call(request, workspace)) == Running(poll_after_s=0.5)
         time.now_s += 20
-        assert await provider.poll(handle, call(request, workspace)) == Running(poll_after_s=4.0)
-        finished = await provider.poll(handle, call(request, workspace))
+        assert await polled(provider, handle, call(request, workspace)) == Running(poll_after_s=4.0)
+        finished = await polled(provider, handle, call(request, workspace))
         assert isinstance(finished, Finished)
         images = stored(finished)
         assert [(image.content_type, image.dimensions.width) for image in images] == [("image/png", 64)] * 2
@@ -629,7 +630,7 @@ class TestHandles:
         simulator.faults.push(Fault(kind="status", status=500, path="/free"))
         for _ in range(2):
             with pytest.raises(ProviderError) as caught:
-                await provider.poll(handle, call(request, workspace, attempt=attempt))
+                await polled(provider, handle, call(request, workspace, attempt=attempt))
             assert type(caught.value) is expected
             assert not caught.value.error_class.poll_again
         freed = [{"unload_models": True, "free_memory": True}]
@@ -643,7 +644,7 @@ class TestHandles:
         handle = await begun(provider, workspace)
         simulator.runs.clear()
         with pytest.raises(ProviderProtocolError, match="lost the run"):
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
         assert PROVIDER.repeatable(
             ProviderSettings(name=ProviderName("c"), type="comfyui", base_url="https://gpu.example")
         )
@@ -662,7 +663,7 @@ class TestHandles:
         simulator.faults.push(Fault(kind="status", status=200, body=bodies[1], path="/history/*"))
         for _ in bodies:
             with capture_logs() as logs:
-                assert isinstance(await provider.poll(handle, call(ask(), workspace)), Running)
+                assert isinstance(await polled(provider, handle, call(ask(), workspace)), Running)
             assert [(entry["event"], entry["log_level"]) for entry in logs] == [("unknown_job_status", "warning")]
 
     async def test_a_history_without_a_status_is_an_end(
@@ -676,7 +677,7 @@ class TestHandles:
         simulator.faults.push(
             Fault(kind="status", status=200, body={prompt_id: {"outputs": outputs}}, path="/history/*")
         )
-        finished = await provider.poll(handle, call(ask(), workspace))
+        finished = await polled(provider, handle, call(ask(), workspace))
         assert isinstance(finished, Finished)
         assert len(finished.pictures) == 1
 
@@ -689,7 +690,7 @@ class TestHandles:
         handle = await begun(provider, workspace)
         simulator.faults.push(Fault(kind="status", status=200, body={"status": "completed", "outputs": outputs}))
         with pytest.raises(ProviderProtocolError, match="without a picture"):
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
 
     @pytest.mark.parametrize(
         ("status", "expected"),
@@ -713,7 +714,7 @@ class TestHandles:
         handle = await begun(provider, workspace)
         simulator.faults.push(Fault(kind="status", status=status))
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
         assert type(caught.value) is expected
 
     @pytest.mark.parametrize(("status", "expected"), [(404, ProviderProtocolError), (500, ProviderUnavailable)])
@@ -729,9 +730,9 @@ class TestHandles:
         handle = await begun(provider, workspace)
         simulator.faults.push(Fault(kind="status", status=status, path="/view"))
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
         assert type(caught.value) is expected
-        assert isinstance(await provider.poll(handle, call(ask(), workspace)), Finished)
+        assert isinstance(await polled(provider, handle, call(ask(), workspace)), Finished)
 
     async def test_a_large_picture_is_never_held(
         self, provider: ComfyUI, simulator: ComfyUISimulator, workspace: FolderWorkspace
@@ -741,7 +742,7 @@ class TestHandles:
         place = (f"{msgspec.json.decode(handle)['prompt_id']}_00001_.png", "safelight", "output")
         simulator._look(next(iter(simulator.runs.values())))
         simulator.saved[place] = image_bytes() + bytes(5_000_000)
-        finished = await provider.poll(handle, call(ask(), workspace))
+        finished = await polled(provider, handle, call(ask(), workspace))
         assert isinstance(finished, Finished)
         assert stored(finished)[0].size_bytes > 5_000_000
         assert workspace.sinks[-1].largest_chunk_bytes <= 64 * 1024
@@ -759,7 +760,7 @@ class TestCancel:
         assert await provider.cancel(handle, call(ask(), workspace)) is False
         assert simulator.interrupts == (0 if jobs_api or stage == "pending" else 1)
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(ask(), workspace))
+            await polled(provider, handle, call(ask(), workspace))
         stopped = ProviderRejected if stage == "in_progress" else ProviderProtocolError
         assert type(caught.value) is stopped
 

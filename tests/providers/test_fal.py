@@ -41,6 +41,7 @@ from tests.providers.support import (
     mask_bytes,
     one_of_each,
     open_provider,
+    polled,
 )
 from tests.simulators._base import Fault
 from tests.simulators.fal import Ending, FalSimulator, model_fault, platform_fault
@@ -87,7 +88,7 @@ async def started(provider: Provider, request: ImageRequest, workspace: FolderWo
 
 async def carried_out(provider: Provider, request: ImageRequest, workspace: FolderWorkspace) -> Finished:
     handle = await started(provider, request, workspace)
-    outcome = await provider.poll(handle, call(request, workspace))
+    outcome = await polled(provider, handle, call(request, workspace))
     assert isinstance(outcome, Finished)
     return outcome
 
@@ -382,7 +383,7 @@ class TestHandle:
     ) -> None:
         simulator.running_polls = 1
         known = json.loads(await started(provider, asked(DEV), workspace))
-        running = await provider.poll(json.dumps({**known, "since": 0}), call(asked(DEV), workspace))
+        running = await polled(provider, json.dumps({**known, "since": 0}), call(asked(DEV), workspace))
         assert isinstance(running, Running)
         assert running.poll_after_s == LONGEST_PAUSE_S
 
@@ -393,7 +394,7 @@ class TestHandle:
         handle = await started(provider, asked(DEV), workspace)
         known = json.loads(handle)
         assert known["status"] == f"fal-ai/flux/requests/{known['request_id']}/status"
-        assert isinstance(await provider.poll(handle, call(asked(DEV), workspace)), Finished)
+        assert isinstance(await polled(provider, handle, call(asked(DEV), workspace)), Finished)
 
     async def test_an_unknown_state_is_still_running(
         self,
@@ -404,7 +405,7 @@ class TestHandle:
     ) -> None:
         simulator.running_polls, simulator.running_word = 1, "DREAMING"
         handle = await started(provider, asked(DEV), workspace)
-        assert isinstance(await provider.poll(handle, call(asked(DEV), workspace)), Running)
+        assert isinstance(await polled(provider, handle, call(asked(DEV), workspace)), Running)
         assert "unknown_status" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
@@ -435,7 +436,7 @@ class TestHandle:
         simulator.ending = ending
         handle = await started(provider, asked(DEV), workspace)
         with pytest.raises(ProviderRejected) as caught:
-            await provider.poll(handle, call(asked(DEV), workspace))
+            await polled(provider, handle, call(asked(DEV), workspace))
         assert (caught.value.status, caught.value.provider_type) == (status, code)
         assert "secret" not in caught.value.message
         assert simulator.submissions == 1
@@ -447,8 +448,8 @@ class TestHandle:
         simulator.faults.push(Fault(kind="wrong_json"), Fault(kind="empty"))
         for _ in range(2):
             with pytest.raises(ProviderUnavailable):
-                await provider.poll(handle, call(asked(DEV), workspace))
-        assert isinstance(await provider.poll(handle, call(asked(DEV), workspace)), Finished)
+                await polled(provider, handle, call(asked(DEV), workspace))
+        assert isinstance(await polled(provider, handle, call(asked(DEV), workspace)), Finished)
 
     async def test_blackened_pictures_are_moderated(
         self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
@@ -468,7 +469,7 @@ class TestHandle:
         simulator.ending = Ending(body=body)
         handle = await started(provider, asked(DEV), workspace)
         with pytest.raises(ProviderProtocolError):
-            await provider.poll(handle, call(asked(DEV), workspace))
+            await polled(provider, handle, call(asked(DEV), workspace))
 
     async def test_data_uris_and_a_revised_prompt(
         self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
@@ -488,24 +489,24 @@ class TestHandle:
         handle = await started(provider, asked(DEV), workspace)
         simulator.faults.push(Fault(kind="status", status=422))
         with pytest.raises(ProviderProtocolError, match="tells nothing of the work") as caught:
-            await provider.poll(handle, call(asked(DEV), workspace))
+            await polled(provider, handle, call(asked(DEV), workspace))
         assert caught.value.status == 422
 
     async def test_an_unknown_handle_is_lost_work(self, provider: Provider, workspace: FolderWorkspace) -> None:
         known = json.loads(await started(provider, asked(DEV), workspace))
         elsewhere = {name: str(value).replace("764cabcf", "00000000") for name, value in known.items()}
         with pytest.raises(ProviderModelGone):
-            await provider.poll(json.dumps({**elsewhere, "since": 1}), call(asked(DEV), workspace))
+            await polled(provider, json.dumps({**elsewhere, "since": 1}), call(asked(DEV), workspace))
         for handle in ("", "{}", "7"):
             with pytest.raises(ProviderRejected, match="no handle"):
-                await provider.poll(handle, call(asked(DEV), workspace))
+                await polled(provider, handle, call(asked(DEV), workspace))
 
     async def test_cancel_goes_upstream(
         self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
     ) -> None:
         wanted = call(asked(DEV), workspace)
         waiting, over = [await started(provider, asked(DEV), workspace) for _ in range(2)]
-        await provider.poll(over, wanted)
+        await polled(provider, over, wanted)
         assert await provider.cancel(waiting, wanted) is True
         assert await provider.cancel(over, wanted) is False
         last = simulator.exchanges[-1]
@@ -540,10 +541,10 @@ class TestHandle:
         handle = await started(provider, asked(DEV), workspace)
         simulator.faults.push(Fault(**fault, path=path))
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(asked(DEV), workspace))
+            await polled(provider, handle, call(asked(DEV), workspace))
         assert type(caught.value) is expected
         assert caught.value.error_class.poll_again
-        assert isinstance(await provider.poll(handle, call(asked(DEV), workspace)), Finished)
+        assert isinstance(await polled(provider, handle, call(asked(DEV), workspace)), Finished)
 
 
 class TestRefusals:

@@ -32,6 +32,7 @@ from tests.providers.support import (
     image_bytes,
     mask_bytes,
     open_provider,
+    polled,
     run,
     stored,
 )
@@ -80,9 +81,9 @@ async def through(provider: Provider, request: ImageRequest, workspace: FolderWo
     accepted = await provider.start(made)
     assert isinstance(accepted, Accepted)
     assert accepted.poll_after_s > 0
-    running = await provider.poll(accepted.handle, made)
+    running = await polled(provider, accepted.handle, made)
     assert isinstance(running, Running)
-    finished = await provider.poll(accepted.handle, made)
+    finished = await polled(provider, accepted.handle, made)
     assert isinstance(finished, Finished)
     return finished
 
@@ -269,9 +270,9 @@ class TestFal:
         assert isinstance(accepted, Accepted)
         simulator.faults.push(Fault(kind="status", status=502, path="*/requests/fal-ai-1"))
         with pytest.raises(ProviderUnavailable) as caught:
-            await provider.poll(accepted.handle, made)
+            await polled(provider, accepted.handle, made)
         assert caught.value.error_class.poll_again
-        assert isinstance(await provider.poll(accepted.handle, made), Finished)
+        assert isinstance(await polled(provider, accepted.handle, made), Finished)
 
 
 class TestReplicate:
@@ -627,7 +628,7 @@ class TestErrors:
         assert isinstance(accepted, Accepted)
         simulator.faults.push(Fault(kind="status", status=status))
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(accepted.handle, made)
+            await polled(provider, accepted.handle, made)
         expected = {404: ErrorClass.MODEL_GONE, 429: ErrorClass.BUSY}
         assert caught.value.error_class == expected.get(status, ErrorClass.UNAVAILABLE)
 
@@ -636,7 +637,7 @@ class TestErrors:
         self, provider: Provider, simulator: HuggingFaceSimulator, workspace: FolderWorkspace, handle: str
     ) -> None:
         with pytest.raises(ProviderRejected):
-            await provider.poll(handle, call(wanted(model=FLUX), workspace))
+            await polled(provider, handle, call(wanted(model=FLUX), workspace))
         assert simulator.exchanges == []
 
     async def test_nothing_can_be_cancelled(self, provider: Provider, workspace: FolderWorkspace) -> None:

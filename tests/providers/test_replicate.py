@@ -42,6 +42,7 @@ from tests.providers.support import (
     mask_bytes,
     one_of_each,
     open_provider,
+    polled,
 )
 from tests.simulators._base import Fault
 from tests.simulators.replicate import SDXL_VERSION, SECRET, ReplicateSimulator, signed
@@ -89,7 +90,7 @@ async def started(provider: Provider, request: ImageRequest, workspace: FolderWo
 
 async def carried_out(provider: Provider, request: ImageRequest, workspace: FolderWorkspace) -> Finished:
     handle = await started(provider, request, workspace)
-    outcome = await provider.poll(handle, call(request, workspace))
+    outcome = await polled(provider, handle, call(request, workspace))
     assert isinstance(outcome, Finished)
     return outcome
 
@@ -422,7 +423,7 @@ class TestHandle:
         simulator.running_polls = 1
         handle = await started(provider, asked(SCHNELL), workspace)
         simulator.predictions[handle].created_at = datetime(2026, 1, 1, tzinfo=UTC)
-        running = await provider.poll(handle, call(asked(SCHNELL), workspace))
+        running = await polled(provider, handle, call(asked(SCHNELL), workspace))
         assert isinstance(running, Running)
         assert running.poll_after_s == LONGEST_PAUSE_S
 
@@ -442,7 +443,7 @@ class TestHandle:
     ) -> None:
         simulator.ending = ("dreaming", None)
         handle = await started(provider, asked(SCHNELL), workspace)
-        assert isinstance(await provider.poll(handle, call(asked(SCHNELL), workspace)), Running)
+        assert isinstance(await polled(provider, handle, call(asked(SCHNELL), workspace)), Running)
         assert "unknown_status" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
@@ -468,7 +469,7 @@ class TestHandle:
         request = asked(SCHNELL, prompt=prompt)
         handle = await started(provider, request, workspace)
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(request, workspace))
+            await polled(provider, handle, call(request, workspace))
         assert type(caught.value) is expected
         assert not caught.value.error_class.poll_again
         assert caught.value.provider_code == code
@@ -479,10 +480,10 @@ class TestHandle:
         self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace
     ) -> None:
         handle = await started(provider, asked(SCHNELL), workspace)
-        await provider.poll(handle, call(asked(SCHNELL), workspace))
+        await polled(provider, handle, call(asked(SCHNELL), workspace))
         simulator.predictions[handle].data_removed = True
         with pytest.raises(ProviderProtocolError, match="its result has expired"):
-            await provider.poll(handle, call(asked(SCHNELL), workspace))
+            await polled(provider, handle, call(asked(SCHNELL), workspace))
 
     @pytest.mark.parametrize("output", [[], {}, "no link", [None, 7], {"seed": 1}])
     async def test_a_success_without_a_picture_is_unreadable(
@@ -491,7 +492,7 @@ class TestHandle:
         simulator.output = output
         handle = await started(provider, asked(SCHNELL), workspace)
         with pytest.raises(ProviderProtocolError, match="without a picture"):
-            await provider.poll(handle, call(asked(SCHNELL), workspace))
+            await polled(provider, handle, call(asked(SCHNELL), workspace))
 
     async def test_pictures_are_found_in_any_shape(
         self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace
@@ -516,7 +517,7 @@ class TestHandle:
         simulator.output = "https://[::1"
         handle = await started(provider, asked(SCHNELL), workspace)
         with pytest.raises(ProviderProtocolError, match="link that cannot be read"):
-            await provider.poll(handle, call(asked(SCHNELL), workspace))
+            await polled(provider, handle, call(asked(SCHNELL), workspace))
 
     async def test_a_question_that_is_refused_leaves_the_outcome_unknown(
         self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace
@@ -524,12 +525,12 @@ class TestHandle:
         handle = await started(provider, asked(SCHNELL), workspace)
         simulator.faults.push(Fault(kind="status", status=422))
         with pytest.raises(ProviderProtocolError, match="tells nothing of the work") as caught:
-            await provider.poll(handle, call(asked(SCHNELL), workspace))
+            await polled(provider, handle, call(asked(SCHNELL), workspace))
         assert caught.value.status == 422
 
     async def test_an_unknown_handle_is_lost_work(self, provider: Provider, workspace: FolderWorkspace) -> None:
         with pytest.raises(ProviderModelGone):
-            await provider.poll("p404", call(asked(SCHNELL), workspace))
+            await polled(provider, "p404", call(asked(SCHNELL), workspace))
         with pytest.raises(ProviderModelGone):
             await provider.cancel("p404", call(asked(SCHNELL), workspace))
 
@@ -539,9 +540,9 @@ class TestHandle:
         simulator.running_polls = 1
         wanted = call(asked(SCHNELL), workspace)
         waiting, running, over = [await started(provider, asked(SCHNELL), workspace) for _ in range(3)]
-        await provider.poll(running, wanted)
-        await provider.poll(over, wanted)
-        await provider.poll(over, wanted)
+        await polled(provider, running, wanted)
+        await polled(provider, over, wanted)
+        await polled(provider, over, wanted)
         assert await provider.cancel(waiting, wanted) is True
         assert await provider.cancel(running, wanted) is True
         assert await provider.cancel(over, wanted) is False
@@ -574,11 +575,11 @@ class TestHandle:
         handle = await started(provider, asked(SCHNELL), workspace)
         simulator.faults.push(fault)
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(asked(SCHNELL), workspace))
+            await polled(provider, handle, call(asked(SCHNELL), workspace))
         assert type(caught.value) is expected
         assert caught.value.error_class.poll_again
         assert caught.value.retry_after_s == (30.0 if expected is ProviderBusy else None)
-        assert isinstance(await provider.poll(handle, call(asked(SCHNELL), workspace)), Finished)
+        assert isinstance(await polled(provider, handle, call(asked(SCHNELL), workspace)), Finished)
 
 
 class TestRefusals:

@@ -37,6 +37,7 @@ from tests.providers.support import (
     mask_bytes,
     one_of_each,
     open_provider,
+    polled,
     stored,
 )
 from tests.simulators._base import Fault
@@ -94,9 +95,9 @@ async def accepted(provider: Provider, request: ImageRequest, workspace: FolderW
 async def through(provider: Provider, request: ImageRequest, workspace: FolderWorkspace) -> Finished:
     """Start and poll to the end; the simulator says "running" once."""
     handle = await accepted(provider, request, workspace)
-    running = await provider.poll(handle, call(request, workspace))
+    running = await polled(provider, handle, call(request, workspace))
     assert isinstance(running, Running)
-    finished = await provider.poll(handle, call(request, workspace))
+    finished = await polled(provider, handle, call(request, workspace))
     assert isinstance(finished, Finished)
     return finished
 
@@ -156,7 +157,7 @@ class TestGeneration:
         simulator._running, simulator._image_bytes = 0, 1_000_000
         request = wanted(response_format=ResponseFormat.B64_JSON)
         handle = await accepted(provider, request, workspace)
-        finished = await provider.poll(handle, call(request, workspace))
+        finished = await polled(provider, handle, call(request, workspace))
         assert isinstance(finished, Finished)
         assert [image.size_bytes for image in stored(finished)] == [1_000_000]
         assert sent(simulator)["outputType"] == "base64Data"
@@ -367,14 +368,14 @@ class TestTasks:
         provider = runware.Runware(entry, now=lambda: now)
         request = wanted(prompt="[forgotten] fox")
         handle = await accepted(provider, request, workspace)
-        young = await provider.poll(handle, call(request, workspace))
+        young = await polled(provider, handle, call(request, workspace))
         assert isinstance(young, Running)
         now += 3601
-        finished = await provider.poll(handle, call(request, workspace))
+        finished = await polled(provider, handle, call(request, workspace))
         assert isinstance(finished, Finished)
         assert simulator.exchanges[-1].fields["tasks"][0]["taskType"] == "getTaskDetails"
         simulator.tasks.clear()
-        old = await provider.poll(handle, call(request, workspace))
+        old = await polled(provider, handle, call(request, workspace))
         assert isinstance(old, Running)
         assert old.poll_after_s > young.poll_after_s
 
@@ -401,7 +402,7 @@ class TestTasks:
         self, provider: Provider, simulator: RunwareSimulator, workspace: FolderWorkspace, handle: str
     ) -> None:
         with pytest.raises(ProviderRejected):
-            await provider.poll(handle, call(wanted(), workspace))
+            await polled(provider, handle, call(wanted(), workspace))
         assert simulator.exchanges == []
 
     async def test_nothing_can_be_cancelled(self, provider: Provider, workspace: FolderWorkspace) -> None:
@@ -498,7 +499,7 @@ class TestErrors:
         handle = await accepted(provider, wanted(), workspace)
         simulator.faults.push(Fault(kind="status", status=status, body=body))
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(wanted(), workspace))
+            await polled(provider, handle, call(wanted(), workspace))
         assert caught.value.error_class == expected
 
     async def test_a_poll_whose_answer_is_lost_may_be_made_again(
@@ -507,5 +508,5 @@ class TestErrors:
         handle = await accepted(provider, wanted(), workspace)
         simulator.faults.push(Fault(kind="truncated"))
         with pytest.raises(ProviderUnavailable):
-            await provider.poll(handle, call(wanted(), workspace))
-        assert isinstance(await provider.poll(handle, call(wanted(), workspace)), Finished)
+            await polled(provider, handle, call(wanted(), workspace))
+        assert isinstance(await polled(provider, handle, call(wanted(), workspace)), Finished)

@@ -34,6 +34,7 @@ from tests.providers.support import (
     mask_bytes,
     one_of_each,
     open_provider,
+    polled,
     run,
     stored,
 )
@@ -438,8 +439,8 @@ class TestHandles:
         assert exchange.fields == {"background_prompt": "a beach", "light_source_direction": "left"}
         assert [file.name for file in exchange.files] == ["subject_image", "background_reference"]
 
-        assert await provider.poll(handle, call(request, workspace)) == Running(poll_after_s=10)
-        finished = await provider.poll(handle, call(request, workspace))
+        assert await polled(provider, handle, call(request, workspace)) == Running(poll_after_s=10)
+        finished = await polled(provider, handle, call(request, workspace))
         assert isinstance(finished, Finished)
         poll = simulator.exchanges[-1]
         assert (poll.method, poll.path) == ("GET", f"/v2beta/results/{handle}")
@@ -464,7 +465,7 @@ class TestHandles:
         for status, word in ((202, "queued"), (200, "queued")):
             simulator.faults.push(Fault(kind="status", status=status, body={"id": handle, "status": word}))
             with capture_logs() as logs:
-                assert await provider.poll(handle, call(request, workspace)) == Running(poll_after_s=10)
+                assert await polled(provider, handle, call(request, workspace)) == Running(poll_after_s=10)
             assert [entry["log_level"] for entry in logs] == ["warning"]
 
     async def test_another_key_does_not_find_it(self, sessions: HttpSessions, workspace: FolderWorkspace) -> None:
@@ -474,7 +475,7 @@ class TestHandles:
             handle = await self.begun(provider, request, workspace)
             other = ProviderKey(name="other", value="sk-other")
             with pytest.raises(ProviderProtocolError) as caught:
-                await provider.poll(handle, call(request, workspace, key=other))
+                await polled(provider, handle, call(request, workspace, key=other))
             assert caught.value.status == 404
             assert caught.value.error_class.may_be_charged
 
@@ -502,15 +503,15 @@ class TestHandles:
         handle = await self.begun(provider, request, workspace)
         simulator.faults.push(Fault(kind="status", status=status))
         with pytest.raises(ProviderError) as caught:
-            await provider.poll(handle, call(request, workspace))
+            await polled(provider, handle, call(request, workspace))
         assert type(caught.value) is expected
 
     async def test_a_blurred_result_is_no_result(self, provider: Provider, workspace: FolderWorkspace) -> None:
         request = edit(workspace, CREATIVE, prompt="a [blurred] thing")
         handle = await self.begun(provider, request, workspace)
-        await provider.poll(handle, call(request, workspace))
+        await polled(provider, handle, call(request, workspace))
         with pytest.raises(ProviderRejected):
-            await provider.poll(handle, call(request, workspace))
+            await polled(provider, handle, call(request, workspace))
 
     async def test_nothing_can_be_cancelled(self, provider: Provider, workspace: FolderWorkspace) -> None:
         request = edit(workspace, CREATIVE)

@@ -167,9 +167,8 @@ class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Said(msgspec.Struct, rename={"guardrail": "amazon-bedrock-guardrailAction"}):
     """Only what we cannot do without is typed."""
 
-    images: list[str] | None = None
+    images: Any = None
     finish_reasons: Any = None
-    error: Any = None
     guardrail: Any = None
 
 
@@ -217,7 +216,7 @@ class Bedrock(BaseProvider):
         answer = await self._invoke(call, self._id(service), fields, pictures)
         return Finished(
             pictures=(await answer.picture(_picture(answer)),),
-            model=service,
+            model=self._id(service),
             output_format=call.request.output_format,
             cost_micros=None if service == call.model else _cost_micros(self.spec(service)),
             via=via_of(call.request),
@@ -300,10 +299,9 @@ def _picture(answer: Answer) -> str:
     reason = next((answer.words(word) or "unnamed" for word in reasons if word is not None), None)
     if reason is None and said.guardrail == _INTERVENED:
         reason = "Filter reason: guardrail"
-    if reason is None and not said.images:  # Amazon's own models write of their moderation here
-        reason = answer.words(said.error) and f"Filter reason: {answer.words(said.error)}"
-    if reason is None and said.images and said.images[0]:
-        return said.images[0]
+    images = said.images if isinstance(said.images, list) else []
+    if reason is None and images and isinstance(images[0], str) and images[0]:
+        return images[0]
     if reason is None:
         raise answer.unreadable("Bedrock answered without a picture")
     kind, status = (ProviderRejected, 400) if reason.lower().startswith(_FILTERED) else (ProviderUnavailable, 502)

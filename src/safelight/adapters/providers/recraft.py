@@ -21,14 +21,13 @@ from safelight.adapters.providers._errors import Complaint, ErrorTable, read_com
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._masks import two_colours
-from safelight.adapters.providers._openai_shape import finished, given
+from safelight.adapters.providers._openai_shape import finished, given, via_of
 from safelight.adapters.providers._ratios import asked_ratio, nearest_ratio
 from safelight.adapters.providers._rules import edits_need_prompt
 from safelight.application.ports import Call, Finished
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ProviderAuthError,
-    ProviderUnavailable,
     ProviderUncertain,
     UnsupportedFeature,
 )
@@ -49,11 +48,7 @@ def _read(body: bytes) -> Complaint:
     return replace(complaint, meaning=ProviderAuthError) if empty else complaint
 
 
-_DIALECT = Dialect(
-    errors=ErrorTable(
-        read=_read, statuses={**dict.fromkeys(range(500, 600), ProviderUncertain), 501: ProviderUnavailable}
-    )
-)
+_DIALECT = Dialect(errors=ErrorTable(read=_read, statuses=dict.fromkeys(range(500, 600), ProviderUncertain)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +111,8 @@ class Recraft(BaseProvider):
         url = self._http.url(f"images/{route.path}")
         answer = await self._http.buy(call, url, await self._body(call, route))
         said = answer.read(_Said)
-        result = await finished(_with_data(answer, said), base_url=self._http.base_url)
+        via = via_of(call.request) if route is _IMAGE_TO_IMAGE else None
+        result = await finished(_with_data(answer, said), base_url=self._http.base_url, via=via)
         model = call.model if route.model else route.path
         return replace(result, model=result.model or model, cost_micros=_cost_micros(said.credits))
 
@@ -183,9 +179,7 @@ def _misfit(request: ImageRequest) -> UnsupportedFeature | None:
 def _unplaced(request: ImageRequest, route: _Route) -> UnsupportedFeature | None:
     sized = request.size not in {None, "auto"}
     if (sized or request.aspect_ratio not in {None, "auto"}) and not route.size:
-        return UnsupportedFeature(
-            "this edit keeps the size of its image", param="size" if sized else "aspect_ratio"
-        )
+        return UnsupportedFeature("this edit keeps the size of its image", param="size" if sized else "aspect_ratio")
     if sized and request.aspect_ratio not in {None, "auto"}:
         return UnsupportedFeature("Recraft takes a size or an aspect ratio, not both", param="aspect_ratio")
     names = ((route.model, ("style", "negative_prompt")), (route.format, ("seed", "output_format")))
