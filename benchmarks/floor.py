@@ -26,7 +26,6 @@ import aiohttp
 import msgspec
 import pybase64
 import uvicorn
-import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -243,15 +242,8 @@ def application(data_dir: Path, upstream: str) -> Starlette:
     return Starlette(routes=routes, lifespan=floor.lifespan)
 
 
-def serve_with_uvicorn(app: Starlette, host: str, port: int) -> None:
+def serve(app: Starlette, host: str, port: int) -> None:
     uvicorn.run(app, host=host, port=port, loop="uvloop", http="httptools", log_level="warning", access_log=False)
-
-
-def serve_with_granian(app: Starlette, host: str, port: int) -> None:
-    from granian.constants import Interfaces  # noqa: PLC0415 - granian is only there to be compared
-    from granian.server.embed import Server  # noqa: PLC0415
-
-    uvloop.run(Server(app, address=host, port=port, interface=Interfaces.ASGI, log_enabled=False).serve())
 
 
 def main() -> None:
@@ -260,11 +252,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9200)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--upstream", required=True, help="base URL, with /v1")
-    parser.add_argument("--server", choices=["uvicorn", "granian"], default="uvicorn")
     options = parser.parse_args()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # collections took 5 % of the time
-    serve = serve_with_uvicorn if options.server == "uvicorn" else serve_with_granian
     serve(application(options.data_dir, options.upstream), options.host, options.port)
 
 

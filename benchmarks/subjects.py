@@ -36,12 +36,9 @@ class StartError(Exception):
     """A process ended, or did not answer in time, instead of starting."""
 
 
-def _floor(server: str) -> Command:
-    def command(port: int, upstream: str, directory: Path) -> list[str]:
-        options = ["--port", str(port), "--upstream", upstream, "--data-dir", str(directory), "--server", server]
-        return [sys.executable, "-m", "benchmarks.floor", *options]
-
-    return command
+def _floor(port: int, upstream: str, directory: Path) -> list[str]:
+    options = ["--port", str(port), "--upstream", upstream, "--data-dir", str(directory)]
+    return [sys.executable, "-m", "benchmarks.floor", *options]
 
 
 def _safelight(port: int, upstream: str, directory: Path) -> list[str]:
@@ -56,8 +53,7 @@ def _safelight(port: int, upstream: str, directory: Path) -> list[str]:
 
 
 SUBJECTS: Mapping[str, Command] = {
-    "floor": _floor("uvicorn"),
-    "floor-granian": _floor("granian"),
+    "floor": _floor,
     "safelight": _safelight,
 }
 

@@ -21,7 +21,7 @@ from safelight.wiring import Gateway, open_gateway
 log = structlog.get_logger(__name__)
 
 _CONNECTION_GRACE_S = 5
-_GC_THRESHOLDS = (10_000, 20, 20)
+_GC_THRESHOLDS = (50_000, 20, 50)
 _BACKLOG = 2048
 
 
