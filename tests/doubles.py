@@ -11,6 +11,7 @@ from PIL import Image
 from safelight.application.ports import (
     Accepted,
     Call,
+    Failed,
     Finished,
     ImageSink,
     JobStore,
@@ -56,7 +57,7 @@ async def stored(sink: ImageSink, content: bytes) -> StoredImage:
     return sink.image
 
 
-Answer = Accepted | Running | Finished | Exception | Callable[[Call], Awaitable[Any]]
+Answer = Accepted | Running | Finished | Failed | Exception | Callable[[Call], Awaitable[Any]]
 
 
 class ScriptedProvider:
@@ -66,6 +67,7 @@ class ScriptedProvider:
         self.answers = list(answers)
         self.polls: list[Answer] = []
         self.specs = specs
+        self.max_n: int | None = None
         self.calls: list[Call] = []
         self.polled: list[str] = []
 
@@ -77,7 +79,7 @@ class ScriptedProvider:
         answer: Any = await self._given(self.answers, call)
         return answer if answer is not None else await drawn(call)
 
-    async def poll(self, handle: str, call: Call) -> Running | Finished:
+    async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         self.polled.append(handle)
         answer: Any = await self._given(self.polls, call)
         return answer if answer is not None else await drawn(call)

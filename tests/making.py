@@ -39,7 +39,7 @@ def new_id() -> JobId:
 
 def image(name: str = "a", job_id: JobId | None = None) -> StoredImage:
     return StoredImage(
-        blob=blob_key("2026112312", job_id or new_id(), name),
+        blob=blob_key(NOON, job_id or new_id(), name),
         content_type="image/png",
         size_bytes=10,
         sha256="0" * 64,

@@ -89,8 +89,9 @@ class KeySettings(_Section):
 
     name: str = Field("main", min_length=1, max_length=64, description="What the ledger calls it.")
     value: SecretStr = Field(description="The secret, best as env.NAME.")
-    weight: float = Field(1, ge=0, description="Keys of more weight are tried first.")
+    weight: float = Field(1, ge=0, description="How often it is drawn beside the others; 0: only if no other can be.")
     models: tuple[str, ...] = Field(("*",), description="Models it may be used for; * is all.")
+    concurrency: int | None = Field(None, gt=0, description="Jobs at work with it at a time; null sets no limit.")
 
 
 class RetrySettings(_Section):
@@ -99,6 +100,15 @@ class RetrySettings(_Section):
     max: int = Field(2, ge=0, le=20, description="Tries after the first.")
     initial: float = Field(0.5, ge=0, description="Seconds before the first retry; doubles with each.")
     max_delay: float = Field(30, ge=0, description="Most seconds between two tries.")
+    share: float = Field(0.2, ge=0, le=1, description="Share of a minute's calls that may be retries; more must wait.")
+    least: int = Field(10, ge=1, description="Retries that a minute may have however few calls there were.")
+
+
+class BreakerSettings(_Section):
+    """When a model of a provider is left alone, because it fails again and again."""
+
+    failures: int = Field(5, ge=0, description="Failures in a row after which a model is not called; 0: never.")
+    open_for: Seconds = Field(30, description="Seconds until one call goes to see whether it is back.")
 
 
 class ProviderEntrySettings(BaseModel):
@@ -114,6 +124,7 @@ class ProviderEntrySettings(BaseModel):
     timeout: Seconds = Field(300, description="Seconds for one call.")
     connect_timeout: Seconds = Field(10, description="Seconds to connect.")
     retries: RetrySettings = RetrySettings()
+    breaker: BreakerSettings = BreakerSettings()
     repeatable: bool | None = Field(None, description="Whether a repeated call costs nothing.")
     models: tuple[dict[str, Any], ...] = Field((), description="Models that extend or override the catalogue's.")
 

@@ -50,15 +50,27 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def serve(settings: Settings, listener: socket.socket, *, started: Callable[[str], None]) -> None:
+async def serve(
+    settings: Settings, listener: socket.socket, *, started: Callable[[str], None], reread: Callable[[], Settings]
+) -> None:
     """Serve until SIGTERM or SIGINT, then shut down in order; a second signal hurries.
 
+    After a SIGHUP the providers' keys are those of `reread`.
     `started` gets the address once requests are answered and signals are heard. Raises `ConfigurationError`,
     `StorageError`, `DataDirInUse`.
     """
     address = address_of(listener)
     async with _opened(settings, address) as gateway:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, gateway, reread)
         await _Server(gateway, started=lambda: started(address)).serve(sockets=[listener])
+
+
+def reload_keys(gateway: Gateway, reread: Callable[[], Settings]) -> None:
+    """Put the keys of the settings as they now are in the place of those in use; a fault leaves those."""
+    try:
+        gateway.reload_keys(reread())
+    except ConfigurationError as error:
+        log.error("provider_keys_not_reloaded", error=str(error))  # noqa: TRY400 - its message says it all
 
 
 @contextlib.asynccontextmanager

@@ -28,12 +28,14 @@ from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.api.app import create_app
 from safelight.api.links import Links
 from safelight.api.services import Api, ApiLimits, Services
-from safelight.application.advance import Advance, KeyEntry, ProviderEntry
+from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.ports import Provider, ProviderKey
 from safelight.application.read import Read
 from safelight.application.submit import Submit
 from safelight.application.sweep import Sweep
 from safelight.config import KeySettings, ProviderEntrySettings, Settings
+from safelight.domain.breaker import BreakerPolicy
 from safelight.domain.errors import ConfigurationError, StorageError
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.price import Price
@@ -66,7 +68,13 @@ def provider_settings(name: str, entry: ProviderEntrySettings) -> ProviderSettin
         concurrency=entry.concurrency,
         timeout_s=entry.timeout,
         connect_timeout_s=entry.connect_timeout,
-        retry=RetryPolicy(max=entry.retries.max, initial_s=entry.retries.initial, max_delay_s=entry.retries.max_delay),
+        retry=RetryPolicy(
+            max=entry.retries.max,
+            initial_s=entry.retries.initial,
+            max_delay_s=entry.retries.max_delay,
+            share=entry.retries.share,
+            least=entry.retries.least,
+        ),
         repeatable=entry.repeatable,
         models=entry.models,
         options=entry.options,
@@ -122,6 +130,11 @@ def open_provider(name: str, entry: ProviderEntrySettings, sessions: HttpSession
         repeatable=bool(wanted.repeatable),
         retry=wanted.retry,
         concurrency=wanted.concurrency,
+        deduplicated=module.deduplicates,
+        # The built-in provider's failures are made for tests; they tell nothing of it.
+        breaker=BreakerPolicy(
+            failures=entry.breaker.failures if module.remote else 0, open_for_s=entry.breaker.open_for
+        ),
     )
 
 
@@ -149,12 +162,25 @@ def open_inspection(folder: Path) -> SqliteInspection | None:
 def _keys(name: str, keys: tuple[KeySettings, ...]) -> tuple[KeyEntry, ...]:
     if len({key.name for key in keys}) < len(keys):
         raise ConfigurationError(f"providers.{name}.keys: each key needs a name of its own")
-    ordered = sorted(keys, key=lambda key: -key.weight)
     entries = [
-        KeyEntry(key=ProviderKey(name=key.name, value=key.value.get_secret_value()), models=key.models)
-        for key in ordered
+        KeyEntry(
+            key=ProviderKey(name=key.name, value=key.value.get_secret_value()),
+            models=key.models,
+            weight=key.weight,
+            concurrency=key.concurrency,
+        )
+        for key in keys
     ]
     return tuple(entries) or (KeyEntry(key=ProviderKey(name=None, value=None)),)
+
+
+def _renewed(entry: ProviderEntry, said: ProviderEntrySettings, name: str) -> ProviderEntry:
+    keys = _keys(name, said.keys)
+    if any(each.key.name for each in entry.keys) and not said.keys:
+        raise ConfigurationError(
+            f"providers.{name}.keys: the settings name no key any more; a restart is needed for that"
+        )
+    return entry.with_keys(keys)
 
 
 async def open_gateway(settings: Settings, data_dir: DataDir) -> "Gateway":
@@ -179,6 +205,7 @@ class Gateway:
         self._bell = LocalBell()
         self._sessions = sessions or open_sessions()
         self._providers = open_providers(settings, self._sessions)
+        self._keys = KeyPool()
         self._blobs = LocalBlobStore(data_dir.blobs)
         self._store = SqliteJobStore(data_dir.database)
         self._queue = SqliteQueue(
@@ -255,7 +282,21 @@ class Gateway:
             bell=self._bell,
             clock=self._clock,
             on_unknown=self._settings.jobs.on_unknown,
+            keys=self._keys,
         )
+
+    def reload_keys(self, settings: Settings) -> None:
+        """Take the providers' keys of other settings; all else stays. Raises `ConfigurationError`, and changes nothing.
+
+        Calls that are out go on with the keys that they have.
+        """
+        said = enabled_providers(settings)
+        renewed = {name: _renewed(entry, said[name], name) for name, entry in self._providers.items() if name in said}
+        for name, entry in renewed.items():
+            self._providers[name] = entry
+            self._keys.renew(name)
+        names = {name: [each.key.name for each in entry.keys] for name, entry in renewed.items()}
+        log.info("provider_keys_reloaded", keys={name: keys for name, keys in names.items() if keys != [None]})
 
     async def _check_ready(self) -> None:
         if not self._accepting:

@@ -16,7 +16,7 @@ from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.blobs.object_store import ObjectBlobStore
 from safelight.application.ports import BlobWriter
 from safelight.domain.errors import NotFound, StorageError
-from safelight.domain.ids import HOUR_FORMAT, BlobKey, blob_key
+from safelight.domain.ids import BlobKey, blob_hour, blob_key
 from tests.doubles import read_all
 from tests.making import NOON, new_id
 
@@ -84,7 +84,7 @@ async def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 def key(hour: datetime = NOON, name: str = "a") -> BlobKey:
-    return blob_key(hour.strftime(HOUR_FORMAT), new_id(), name)
+    return blob_key(hour, new_id(), name)
 
 
 async def put(bucket: Bucket, content: bytes, *, to: BlobKey | None = None, step: int = 65536) -> BlobKey:
@@ -281,7 +281,7 @@ async def test_files_that_end_together_share_the_sync_of_their_folder(bare: Loca
     await put(bare, b"first")
     syncs.paths.clear()
     keys = await asyncio.gather(*[put(bare, b"x") for _ in range(50)])
-    assert len([path for path in syncs.paths if path.endswith(str(NOON.strftime(HOUR_FORMAT)))]) < len(keys)
+    assert len([path for path in syncs.paths if path.endswith(blob_hour(NOON))]) < len(keys)
     assert {str(bare.folder / each) for each in keys} < set(syncs.paths)
 
 

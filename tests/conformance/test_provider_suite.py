@@ -13,7 +13,16 @@ import pytest
 from safelight.adapters.providers._base import NoOptions, ProviderModule, ProviderSettings
 from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import collect, load_providers
-from safelight.application.ports import Accepted, Finished, Provider, ProviderKey, RemotePicture, Running, StoredPicture
+from safelight.application.ports import (
+    Accepted,
+    Failed,
+    Finished,
+    Provider,
+    ProviderKey,
+    RemotePicture,
+    Running,
+    StoredPicture,
+)
 from safelight.domain.capability import OPTIONAL_FIELDS
 from safelight.domain.errors import (
     ConfigurationError,
@@ -25,7 +34,7 @@ from safelight.domain.errors import (
 )
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import ImageRequest
-from tests.providers.support import KEY, FolderWorkspace, ProviderCase, call, open_provider
+from tests.providers.support import KEY, FolderWorkspace, ProviderCase, call, open_provider, polled
 from tests.simulators._base import Fault, FaultKind, Simulator
 
 MODULES = load_providers()
@@ -92,11 +101,12 @@ every_with_server = pytest.mark.parametrize("bench", WITH_SERVER, indirect=True)
 
 async def carry_out(bench: Bench, request: ImageRequest) -> Finished:
     wanted = call(request, bench.workspace)
-    outcome: Accepted | Running | Finished = await bench.provider.start(wanted)
+    outcome: Accepted | Running | Finished | Failed = await bench.provider.start(wanted)
     handle = outcome.handle if isinstance(outcome, Accepted) else ""
     while not isinstance(outcome, Finished):
+        assert not isinstance(outcome, Failed)
         await asyncio.sleep(min(outcome.poll_after_s, 0.5))
-        outcome = await bench.provider.poll(handle, wanted)
+        outcome = await polled(bench.provider, handle, wanted)
     return outcome
 
 

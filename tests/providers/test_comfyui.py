@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
+from safelight.adapters.providers import comfyui
 from safelight.adapters.providers._base import Entry, ProviderSettings
 from safelight.adapters.providers._comfyui_workflow import Workflow, built_in
 from safelight.adapters.providers._http import HttpSessions
@@ -406,6 +407,18 @@ class TestOwnWorkflows:
         assert spec.fields == {"seed", "num_inference_steps", "output_format", "output_compression"}
         assert (spec.max_n, spec.max_images, spec.max_prompt_chars) == (1, None, 9)
 
+    def test_the_shipped_files_serve_as_examples(
+        self, simulator: ComfyUISimulator, sessions: HttpSessions, time: Time
+    ) -> None:
+        shipped = Path(comfyui.__file__).parent / "catalogue" / "comfyui"
+        for task, operation in (("inpaint", Operation.EDIT), ("vary", Operation.VARIATION)):
+            paths = WorkflowFiles(**{task: str(shipped / f"{task}.json")})
+            spec = opened(simulator, sessions, time, options=Options(workflows={"mine": paths})).spec("mine")
+            assert spec is not None
+            assert spec.operations == {operation}
+            assert {"size", "aspect_ratio", "negative_prompt"} <= spec.fields
+            assert (spec.max_n, spec.max_images) == (None, 1)
+
     async def test_settings_may_fill_slots(
         self,
         simulator: ComfyUISimulator,
@@ -615,7 +628,7 @@ class TestHandles:
         assert (caught.value.provider_code, caught.value.provider_type) == ("execution_error", "RuntimeError")
         assert simulator.freed == []
 
-    @pytest.mark.parametrize(("attempt", "expected"), [(1, ProviderProtocolError), (2, ProviderRejected)])
+    @pytest.mark.parametrize(("attempt", "expected"), [(1, ProviderUnavailable), (2, ProviderRejected)])
     async def test_want_of_memory_is_tried_once_more_after_clearing_it(
         self,
         provider: ComfyUI,
@@ -632,7 +645,7 @@ class TestHandles:
             with pytest.raises(ProviderError) as caught:
                 await polled(provider, handle, call(request, workspace, attempt=attempt))
             assert type(caught.value) is expected
-            assert not caught.value.error_class.poll_again
+            assert caught.value.charged is not None
         freed = [{"unload_models": True, "free_memory": True}]
         assert simulator.freed == (freed if attempt == 1 else [])
 
@@ -643,8 +656,9 @@ class TestHandles:
         simulator.jobs_api = jobs_api
         handle = await begun(provider, workspace)
         simulator.runs.clear()
-        with pytest.raises(ProviderProtocolError, match="lost the run"):
+        with pytest.raises(ProviderUncertain, match="lost the run") as caught:
             await polled(provider, handle, call(ask(), workspace))
+        assert caught.value.charged is Charged.UNKNOWN
         assert PROVIDER.repeatable(
             ProviderSettings(name=ProviderName("c"), type="comfyui", base_url="https://gpu.example")
         )
@@ -761,7 +775,7 @@ class TestCancel:
         assert simulator.interrupts == (0 if jobs_api or stage == "pending" else 1)
         with pytest.raises(ProviderError) as caught:
             await polled(provider, handle, call(ask(), workspace))
-        stopped = ProviderRejected if stage == "in_progress" else ProviderProtocolError
+        stopped = ProviderRejected if stage == "in_progress" else ProviderUncertain
         assert type(caught.value) is stopped
 
     async def test_never_stops_anothers_run_at_an_older_server(

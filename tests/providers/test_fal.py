@@ -31,6 +31,7 @@ from safelight.domain.errors import (
     UnsupportedFeature,
 )
 from safelight.domain.image import ImageRequest, Operation
+from safelight.domain.money import Charged
 from tests.providers.support import (
     KEY,
     FolderWorkspace,
@@ -101,6 +102,10 @@ def picture_in(data_url: str) -> bytes:
     header, _, text = data_url.partition(",")
     assert header == "data:image/png;base64"
     return base64.b64decode(text)
+
+
+PASSING = {"internal_server_error", "generation_timeout", "runner_disconnected", "request_timeout", "startup_timeout"}
+"""What may not happen to the next request."""
 
 
 class TestGeneration:
@@ -435,8 +440,9 @@ class TestHandle:
     ) -> None:
         simulator.ending = ending
         handle = await started(provider, asked(DEV), workspace)
-        with pytest.raises(ProviderRejected) as caught:
+        with pytest.raises(ProviderUnavailable if code in PASSING else ProviderRejected) as caught:
             await polled(provider, handle, call(asked(DEV), workspace))
+        assert caught.value.charged is Charged.NO
         assert (caught.value.status, caught.value.provider_type) == (status, code)
         assert "secret" not in caught.value.message
         assert simulator.submissions == 1

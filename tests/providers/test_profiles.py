@@ -714,6 +714,24 @@ class TestSettings:
         found = {name: load_providers()[name].env_key for name in PROFILES}
         assert (found["together"], found["openrouter"]) == ("TOGETHER_API_KEY", "OPENROUTER_API_KEY")
 
+    def test_more_pictures_than_a_call_draws_become_several_calls(self, sessions: HttpSessions) -> None:
+        found = {name: open_provider(name, sessions, "http://h/v1").max_n for name in PROFILES}
+        assert found == {
+            "together": 4,
+            "openrouter": 10,
+            "nebius": 1,
+            "vllm_omni": 10,
+            "sglang": 10,
+            "localai": 1,
+            "sdcpp": 8,
+            "lemonade": 1,
+        }
+        described = {"name": "sdxl", "operations": ["image_generation"]}
+        spec = open_provider("lemonade", sessions, "http://h/v1", models=(described,)).spec("sdxl")
+        assert spec is not None
+        assert spec.max_n == 1
+        assert open_provider("openai_compatible", sessions, "http://h/v1").max_n is None
+
     async def test_a_profile_is_an_option_too(self, sessions: HttpSessions, workspace: FolderWorkspace) -> None:
         async with ProfileSimulator("vllm_omni") as simulator:
             options = {"profile": "vllm_omni"}

@@ -32,6 +32,7 @@ from safelight.domain.errors import (
     UnsupportedFeature,
 )
 from safelight.domain.image import ImageRequest, Operation
+from safelight.domain.money import Charged
 from tests.providers.support import (
     KEY,
     FolderWorkspace,
@@ -450,11 +451,11 @@ class TestHandle:
         ("prompt", "expected", "code"),
         [
             ("[blocked]", ProviderRejected, "E005"),
-            ("[fail]", ProviderRejected, "E1000"),
+            ("[fail]", ProviderUnavailable, "E1000"),
             ("[oom]", ProviderRejected, "E1001"),
             ("[broken]", ProviderRejected, "prediction_failed"),
-            ("[aborted]", ProviderRejected, "aborted"),
-            ("[canceled]", ProviderProtocolError, "canceled"),
+            ("[aborted]", ProviderUnavailable, "aborted"),
+            ("[canceled]", ProviderUncertain, "canceled"),
         ],
     )
     async def test_each_bad_end_has_its_class_and_is_not_asked_for_again(
@@ -471,7 +472,7 @@ class TestHandle:
         with pytest.raises(ProviderError) as caught:
             await polled(provider, handle, call(request, workspace))
         assert type(caught.value) is expected
-        assert not caught.value.error_class.poll_again
+        assert caught.value.charged is (Charged.UNKNOWN if prompt == "[canceled]" else Charged.NO)
         assert caught.value.provider_code == code
         assert caught.value.request_id == handle
         assert simulator.submissions == 1
@@ -482,7 +483,7 @@ class TestHandle:
         handle = await started(provider, asked(SCHNELL), workspace)
         await polled(provider, handle, call(asked(SCHNELL), workspace))
         simulator.predictions[handle].data_removed = True
-        with pytest.raises(ProviderProtocolError, match="its result has expired"):
+        with pytest.raises(ProviderUncertain, match="its result has expired"):
             await polled(provider, handle, call(asked(SCHNELL), workspace))
 
     @pytest.mark.parametrize("output", [[], {}, "no link", [None, 7], {"seed": 1}])

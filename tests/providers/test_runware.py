@@ -483,7 +483,7 @@ class TestErrors:
             (504, "", ErrorClass.UNAVAILABLE),
             (401, fault("invalidApiKey"), ErrorClass.AUTH),
             (400, fault("contentModeration", taskType="imageInference"), ErrorClass.REJECTED),
-            (500, fault("timeoutProvider", taskType="imageInference"), ErrorClass.REJECTED),
+            (500, fault("timeoutProvider", taskType="imageInference"), ErrorClass.UNAVAILABLE),
             (500, fault("timeoutProvider", taskType="getResponse"), ErrorClass.UNAVAILABLE),
         ],
     )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from safelight.adapters.providers._base import ProviderSettings
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers.sdwebui import PROVIDER, Options, SDWebUI
 from safelight.application.ports import ProviderKey, Running
@@ -21,6 +22,7 @@ from safelight.domain.errors import (
     ProviderUncertain,
     UnsupportedFeature,
 )
+from safelight.domain.ids import ProviderName
 from safelight.domain.image import ImageRequest, Operation
 from safelight.domain.job import Charged
 from tests.providers.support import (
@@ -228,6 +230,7 @@ class TestGeneration:
         with pytest.raises(UnsupportedFeature) as caught:
             await provider.start(call(request, workspace))
         assert caught.value.param == "image"
+        assert simulator.exchanges == []
 
 
 class TestCheckpoints:
@@ -468,7 +471,8 @@ class TestRefusals:
         simulator.faults.push(Fault(kind="reset_after_read"))
         with pytest.raises(ProviderUncertain):
             await provider.start(call(ask(), workspace))
-        assert PROVIDER.repeatable is not None
+        anywhere = ProviderSettings(name=ProviderName("box"), type="sdwebui", base_url="https://gpu.example")
+        assert PROVIDER.settle(anywhere).repeatable is True
         assert len((await run(provider, call(ask(), workspace))).pictures) == 1
 
 

@@ -5,7 +5,6 @@ What the sheet leaves open (the words of most messages, which of two faults is t
 are computed anew with botocore, over the bytes that came.
 """
 
-import hashlib
 import io
 import re
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
-import msgspec
 import pybase64
 from aiohttp import web
 from PIL import Image, UnidentifiedImageError
@@ -125,8 +123,13 @@ EDITING: Mapping[str, Mapping[str, Rule]] = {
     "stable-image-control-structure": CONTROL,
     "stable-image-style-guide": {**PICTURE, **PROMPT, "fidelity": share(), **RATIO, **N, **S, **F, **P},
     "stable-style-transfer": {
-        **{"init_image": Rule(image=True), "style_image": Rule(image=True)},
-        **{**PROMPT, **TRANSFER, **N, **S, **F},
+        "init_image": Rule(image=True),
+        "style_image": Rule(image=True),
+        **PROMPT,
+        **TRANSFER,
+        **N,
+        **S,
+        **F,
     },
     "stable-creative-upscale": {**PICTURE, **PROMPT, "creativity": share(0.1, 0.5), **N, **S, **F, **P},
     "stable-conservative-upscale": {**PICTURE, **PROMPT, "creativity": share(), **N, **S, **F},
@@ -342,7 +345,8 @@ def _check_value(name: str, value: Any, rule: Rule) -> None:
         raise refusal(f"{name}: expected type {rule.kind.__name__}")
     if rule.choices and value not in rule.choices:
         raise refusal(f"{name}: {value} is not one of {', '.join(rule.choices)}")
-    if not rule.low <= (len(value) if isinstance(value, str) else value) <= rule.high:
+    measure: Any = len(value) if isinstance(value, str) else value
+    if not rule.low <= measure <= rule.high:
         raise refusal(f"{name}: out of range")
 
 

@@ -1,4 +1,4 @@
-"""ComfyUI as a strict server on loopback. `python -m tests.simulators.comfyui --port 9122`.
+"""ComfyUI as a strict server on loopback. `python -m tests.simulators.comfyui --port 9124`.
 
 Source: the provider sheet read from ComfyUI's documents and server code (routes, graphs, history, jobs), 2026-11-23. It
 knows the nodes below with their inputs and types, checks every graph against them, and works out sizes and counts along
@@ -470,7 +470,7 @@ def _is_canonical(name: Any) -> bool:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, port=9122)
+    parser = argument_parser(__doc__, port=9124)
     parser.add_argument("--looks", type=int, default=3, help="how often a run is found at work before it is done")
     parser.add_argument("--older", action="store_true", help="a server without the jobs routes")
     options = parser.parse_args()

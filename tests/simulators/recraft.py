@@ -106,7 +106,7 @@ class RecraftSimulator(Simulator):
             raise refusal("Method not allowed.", 405)
         if call.content_type != "application/json":
             raise refusal("The simulator reads JSON alone.")
-        return self._work(call, ROUTES[name])
+        return self._make(call, ROUTES[name])
 
     def _file(self, call: Call) -> Reply:
         content = self._files.get(call.path.removeprefix(FILES))
@@ -114,5 +114,114 @@ class RecraftSimulator(Simulator):
             raise refusal("Not found.", 404)
         return Reply(body=content, headers={"Content-Type": "image/png"})
 
-    def _work(self, call: Call, route: Route) -> Reply:  # type: ignore[override] # the base's takes a call alone
-        raise NotImplementedError
+    def _make(self, call: Call, route: Route) -> Reply:
+        fields = call.fields
+        check_fields(fields, route)
+        if "size" in fields:
+            check_size(fields["size"], fields.get("model", "recraftv4_1"))
+        source = opened(fields["image_url"]) if "image_url" in fields else None
+        if "mask_url" in fields and source is not None:
+            self.masks.append(checked_mask(opened(fields["mask_url"]), source))
+        if "[blocked]" in fields.get("prompt", ""):
+            raise refusal("The prompt is not allowed.", 400, "invalid_prompt")
+        count = fields.get("n", 1)
+        if self.balance < route.credits * count:
+            raise refusal("not enough credits", 400, "not_enough_credits")
+        self.balance -= route.credits * count
+        outputs = tuple(self._output(call, fields, source, index) for index in range(count))
+        items = [self._item(call, fields, output, index) for index, output in enumerate(outputs)]
+        told = route.credits * count if self.credits is None else self.credits
+        body = {"created": 1795400000, "credits": told}
+        return json_reply(body | ({"image": items[0]} if route.single else {"data": items}), outputs=outputs)
+
+    def _output(self, call: Call, fields: dict[str, Any], source: Image.Image | None, index: int) -> bytes:
+        width, height = source.size if source else (96, 64)
+        if found := re.fullmatch(r"(\d+)x(\d+)", fields.get("size", "")):
+            width, height = int(found[1]), int(found[2])
+        file_format = fields.get("image_format", "webp")
+        content = picture(width, height, file_format)
+        return stamped(content, f"call {call.exchange.number}, image {index}") if file_format == "png" else content
+
+    def _item(self, call: Call, fields: dict[str, Any], content: bytes, index: int) -> dict[str, Any]:
+        name = f"{call.exchange.number}-{index}.{fields.get('image_format', 'webp')}"
+        item: dict[str, Any] = {"image_id": name, "revised_prompt": "a red fox, in detail"}
+        if fields.get("response_format", "url") == "b64_json":
+            return {**item, "b64_json": pybase64.b64encode(content).decode()}
+        self._files[name] = content
+        return {**item, "url": f"{self.root_url}{FILES}{name}"}
+
+
+def check_fields(fields: dict[str, Any], route: Route) -> None:
+    for name in fields:
+        if name not in route.fields:
+            raise refusal(f"unknown field {name!r}")
+    for name in route.required:
+        if name not in fields:
+            raise refusal(f"{name} is required")
+    model = fields.get("model", "recraftv4_1")
+    if model not in SIZES:
+        raise refusal(f"model {model!r} is not known")
+    if "prompt" in fields and not 1 <= len(fields["prompt"]) <= (1000 if model == "recraftv3" else 10_000):
+        raise refusal("prompt is empty or too long")
+    if model != "recraftv3" and fields.keys() & {"style", "substyle", "style_id", "negative_prompt"}:
+        raise refusal("this model takes no style and no negative prompt")
+    check_values(fields)
+
+
+def check_values(fields: dict[str, Any]) -> None:
+    choices: dict[str, set[str]] = {
+        "response_format": {"url", "b64_json"},
+        "image_format": {"png", "webp"},
+        "style": STYLES,
+    }
+    for name, allowed in choices.items():
+        if name in fields and fields[name] not in allowed:
+            raise refusal(f"{name} is not one of its values")
+    for name, kinds, low, high in (
+        ("n", (int,), 1, 6),
+        ("random_seed", (int,), 0, 2**32 - 1),
+        ("strength", (int, float), 0, 1),
+    ):
+        if name in fields and not (type(fields[name]) in kinds and low <= fields[name] <= high):
+            raise refusal(f"{name} must be {low} to {high}")
+
+
+def check_size(size: Any, model: str) -> None:
+    if size not in RATIOS and size not in SIZES[model]:
+        raise refusal(f"size {size!r} is not one of this model's")
+
+
+def opened(link: Any) -> Image.Image:
+    """Read a data URL (the simulator fetches nothing)."""
+    found = re.match(r"data:image/(?:png|jpeg|webp);base64,", link) if isinstance(link, str) else None
+    if found is None:
+        raise refusal("the image cannot be fetched")
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(link[found.end() :], validate=True)))
+        image.load()
+    except (binascii.Error, UnidentifiedImageError, OSError) as cause:
+        raise refusal("the image cannot be read") from cause
+    return image
+
+
+def checked_mask(mask: Image.Image, source: Image.Image) -> Image.Image:
+    if mask.mode != "L" or mask.size != source.size or not set(mask.tobytes()) <= {0, 255}:
+        raise refusal("the mask must be of pure black and white, and as large as the image")
+    return mask
+
+
+def main() -> None:
+    options = argument_parser(__doc__, port=9122).parse_args()
+
+    def make() -> Simulator:
+        return RecraftSimulator(key=options.key, host=options.host, port=options.port)
+
+    def settings(base_url: str) -> str:
+        key = options.key or "any"
+        return f"providers:\n  recraft:\n    base_url: {base_url}\n    keys: [{{name: simulated, value: {key}}}]\n"
+
+    run_by_hand(make, settings)
+
+
+if __name__ == "__main__":
+    main()

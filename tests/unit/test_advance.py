@@ -14,7 +14,8 @@ from safelight.adapters.bell import LocalBell
 from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.images import JobWorkspace
 from safelight.adapters.sqlite.jobs import SqliteJobStore
-from safelight.application.advance import Advance, KeyEntry, ProviderEntry
+from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.key_pool import KeyEntry
 from safelight.application.ports import (
     Accepted,
     Again,

@@ -4,7 +4,7 @@ import pytest
 
 from safelight.domain.ids import JobId, blob_job, blob_key, blob_name
 from safelight.domain.image import Dimensions
-from tests.making import FLUX, OTHER, new_id, request
+from tests.making import FLUX, NOON, OTHER, new_id, request
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_one_picture_is_wanted_where_nothing_is_said(n: int | None, count: int) 
 
 def test_a_blobs_key_tells_its_job_and_its_name() -> None:
     job_id: JobId = new_id()
-    key = blob_key("2026112312", job_id, "ab-cd")
+    key = blob_key(NOON, job_id, "ab-cd")
     assert key == f"2026112312/{job_id}-ab-cd"
     assert blob_job(key) == job_id
     assert blob_name(key) == "ab-cd"

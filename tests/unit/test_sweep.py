@@ -167,7 +167,7 @@ async def test_a_fault_in_one_part_leaves_the_others_to_work(yard: Yard, fault: 
 
 async def test_old_images_without_a_job_are_removed(yard: Yard) -> None:
     here = await yard.submitted()
-    kept, orphan, other = (blob_key("2026112212", job_id, "x") for job_id in (here.id, new_id(), new_id()))
+    kept, orphan, other = (blob_key(NOON - timedelta(days=1), job_id, "x") for job_id in (here.id, new_id(), new_id()))
     yard.blobs.pages = ([kept, orphan], [other])
     await yard.sweep.remove_orphans()
     assert yard.blobs.deleted == [orphan, other]
@@ -175,7 +175,7 @@ async def test_old_images_without_a_job_are_removed(yard: Yard) -> None:
 
 
 async def test_orphans_wait_for_the_next_time_when_the_store_fails(yard: Yard) -> None:
-    yard.blobs.pages = ([blob_key("2026112212", new_id(), "x")],)
+    yard.blobs.pages = ([blob_key(NOON - timedelta(days=1), new_id(), "x")],)
     yard.store.fail("existing")
     await yard.sweep.remove_orphans()
     assert yard.blobs.deleted == []

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from safelight.application.ports import BlobStore, BlobWriter, Clock
 from safelight.domain.errors import InvalidRequest
-from safelight.domain.ids import HOUR_FORMAT, BlobKey, JobId, blob_key
+from safelight.domain.ids import BlobKey, JobId, blob_key
 from safelight.domain.image import Dimensions, StoredImage
 
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -189,8 +189,7 @@ class JobWorkspace:
 
     def open_sink(self) -> StoringSink:
         """Begin an image under a random name."""
-        hour = self._clock.now().strftime(HOUR_FORMAT)
-        key = blob_key(hour, self._job_id, secrets.token_hex(8))
+        key = blob_key(self._clock.now(), self._job_id, secrets.token_hex(8))
         self.keys.append(key)
         probe = ImageProbe(max_pixels=self._max_pixels)
         return StoringSink(self._blobs.writer(key), key, probe, max_bytes=self._max_bytes)

@@ -5,12 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from fnmatch import fnmatchcase
 from random import Random
 from typing import TypeVar, assert_never
 
 import structlog
 
+from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.ports import (
     Accepted,
     Again,
@@ -28,6 +28,7 @@ from safelight.application.ports import (
     StoredPicture,
     Workspace,
 )
+from safelight.domain.breaker import FAULTS, Breaker, BreakerPolicy
 from safelight.domain.errors import (
     ErrorClass,
     InvalidRequest,
@@ -55,8 +56,21 @@ from safelight.domain.job import (
     Production,
 )
 from safelight.domain.outcome import settle
-from safelight.domain.plan import Abandon, Complete, GiveUp, OnUnknown, Poll, Route, Start, Wait, decide
+from safelight.domain.plan import (
+    Abandon,
+    Complete,
+    GiveUp,
+    OnUnknown,
+    Poll,
+    Route,
+    Start,
+    Wait,
+    decide,
+    made_before,
+    repeats,
+)
 from safelight.domain.price import Price, cost_micros
+from safelight.domain.retry_budget import RetryBudget
 from safelight.domain.schedule import RetryPolicy
 
 log = structlog.get_logger(__name__)
@@ -67,36 +81,43 @@ _FETCH_PAUSES_S = (0.5, 1, 2, 4, 8, 16, 30, 60)
 _POLL_PAUSE_S = 5.0
 """After a poll that failed, where the provider did not say how long to wait."""
 _STORAGE_PAUSE_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyEntry:
-    """A key, and the models that it may be used for (`*` stands for any characters)."""
-
-    key: ProviderKey
-    models: tuple[str, ...] = ("*",)
-
-    def serves(self, model: str) -> bool:
-        """Whether it may be used for a model."""
-        return "*" in self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+_OVER_BUDGET_S = (1.0, 5.0)
+"""How long a retry waits that would be one too many."""
+_MOST_BREAKERS = 10_000
+"""Models are named by callers; what is remembered of them must not grow without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderEntry:
-    """A provider as the settings describe it. Its keys are tried in their order."""
+    """A provider as the settings describe it."""
 
     provider: Provider
     keys: tuple[KeyEntry, ...]
     repeatable: bool
     retry: RetryPolicy
     concurrency: int
+    deduplicated: bool = False
+    """It is repeatable only with the same token at the same key."""
     prices: Mapping[str, Price] = field(default_factory=dict)
     """The operator's prices, by model: they win over those that ship with the provider."""
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    former: Mapping[str | None, ProviderKey] = field(default_factory=dict)
+    """Keys that have left the settings while the process ran: accepted work is still asked for with them."""
+
+    def entry(self, name: str | None) -> KeyEntry | None:
+        """What the settings say of a key."""
+        return next((entry for entry in self.keys if entry.key.name == name), None)
 
     def key(self, name: str | None) -> ProviderKey:
         """The key of that name; without a value if it is gone."""
-        found = (entry.key for entry in self.keys if entry.key.name == name)
-        return next(found, ProviderKey(name=name, value=None))
+        found = self.entry(name)
+        return found.key if found else self.former.get(name) or ProviderKey(name=name, value=None)
+
+    def with_keys(self, keys: tuple[KeyEntry, ...]) -> "ProviderEntry":
+        """Put other keys in the place of those that it has."""
+        known = {**self.former, **{entry.key.name: entry.key for entry in self.keys}}
+        names = {entry.key.name for entry in keys}
+        return replace(self, keys=keys, former={name: key for name, key in known.items() if name not in names})
 
     def price(self, model: str) -> Price | None:
         """What a model costs, as far as anybody has said."""
@@ -119,6 +140,10 @@ class Advance:
     on_unknown: OnUnknown
     random: Random = field(default_factory=Random)
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    keys: KeyPool = field(default_factory=KeyPool)
+    _breakers: dict[Target, Breaker] = field(default_factory=dict)
+    """Of the targets whose last call failed; the others are closed."""
+    _budgets: dict[ProviderName, RetryBudget] = field(default_factory=dict)
 
     async def step(self, job_id: JobId) -> Again | None:
         """Do what is to be done now; say when to come back, `None` when the job has ended.
@@ -128,12 +153,17 @@ class Advance:
         """
         history = await self.store.history(job_id)
         if history is None or history.job.status.terminal:
+            self.keys.release(job_id)
             return None
         try:
             return await self._advance(history)
         except Superseded:
             log.info("job_superseded", job_id=job_id)
+            self.keys.release(job_id)
             return None
+        except StorageError:
+            self.keys.release(job_id)
+            raise
 
     async def _advance(self, history: JobHistory) -> Again | None:
         job = history.job
@@ -141,6 +171,8 @@ class Advance:
         match decide(history, routes, on_unknown=self.on_unknown, now=self.clock.now()):
             case Start() as start if routes[start.route].target.provider != job.lane:
                 return await self._move(job, routes[start.route].target.provider, self.clock.now())
+            case Start() as start if (until := self._put_off(history, routes[start.route].target)) is not None:
+                return await self._move(job, job.lane, until)
             case Start() as start:
                 return await self._start(history, routes, start)
             case Poll(attempt=attempt):
@@ -165,18 +197,72 @@ class Advance:
             return Route(
                 target=target, refusal=JobError(status_code=400, code="provider_not_configured", message=message)
             )
-        names = tuple(key.key.name for key in entry.keys if key.serves(target.model))
+        keys = [key for key in entry.keys if key.serves(target.model)]
         if request.key_name is not None:
-            names = tuple(name for name in names if name == request.key_name)
+            keys = [key for key in keys if key.key.name == request.key_name]
+        names, waits = self.keys.usable(target, keys, self.clock.now())
+        breaker = self._breakers.get(target)
         spec = entry.provider.spec(target.model)
         return Route(
             target=target,
             keys=names,
+            free_at=waits,
+            closed_until=breaker.open_until if breaker else None,
             repeatable=entry.repeatable,
+            deduplicated=entry.deduplicated,
             retry=entry.retry,
-            max_n=spec.max_n if spec else None,
-            refusal=_refusal(request, target, names, entry.provider),
+            max_n=spec.max_n if spec else entry.provider.max_n,
+            refusal=_KEYS_REFUSED if keys and not names else _refusal(request, target, names, entry.provider),
         )
+
+    def _put_off(self, history: JobHistory, target: Target) -> datetime | None:
+        """Book a call that is about to be made, or say until when it must wait: a retry that would be one too many."""
+        entry, now = self.providers[target.provider], self.clock.now()
+        budget = self._budgets.get(target.provider)
+        if budget is None:
+            budget = self._budgets[target.provider] = RetryBudget(share=entry.retry.share, least=entry.retry.least)
+        last = history.attempts[-1] if history.attempts else None
+        retry = last is not None and last.target.provider == target.provider and last.error is not None
+        if retry and not budget.allows(now):
+            log.info("retry_put_off", job_id=history.job.id, provider=target.provider)
+            return self._in(self.random.uniform(*_OVER_BUDGET_S))
+        budget.count(now, retry=retry)
+        return None
+
+    def _probe(self, target: Target) -> None:
+        """Where a call goes to see whether a target is back, hold back all others meanwhile."""
+        breaker = self._breakers.get(target)
+        if breaker is not None and breaker.open_until is not None:
+            log.info("breaker_half_open", target=str(target))
+            self._breakers[target] = breaker.probed(self.providers[target.provider].breaker, self.clock.now())
+
+    def _answered(self, target: Target) -> None:
+        """Learn that somebody is there."""
+        breaker = self._breakers.pop(target, None)
+        if breaker is not None and breaker.open_until is not None:
+            log.warning("breaker_closed", target=str(target))
+
+    def _faulted(self, target: Target) -> None:
+        """Learn that nobody answered, or with a 5xx."""
+        entry = self.providers.get(target.provider)
+        if entry is None:
+            return
+        if len(self._breakers) >= _MOST_BREAKERS:
+            self._breakers.clear()
+        before = self._breakers.get(target, Breaker())
+        after = self._breakers[target] = before.failed(entry.breaker, self.clock.now())
+        if after.open_until is not None and before.open_until is None:
+            log.warning("breaker_open", target=str(target), failures=after.failures, until=after.open_until.isoformat())
+
+    def _learn(self, attempt: Attempt, error: ProviderError, until: datetime) -> None:
+        """Learn from a failure what other jobs should know."""
+        match error.error_class:
+            case ErrorClass.BUSY:
+                self.keys.cool(attempt.target, attempt.key_name, until)
+            case ErrorClass.AUTH:
+                self.keys.refuse(attempt.target, attempt.key_name, error.status)
+            case _:
+                pass
 
     async def _move(self, job: Job, lane: ProviderName, at: datetime) -> Again:
         await self.store.postpone(job.id, lane=lane, due_at=at)
@@ -193,9 +279,12 @@ class Advance:
             state=AttemptState.STARTED,
             started_at=self.clock.now(),
         )
+        entry = self.providers[target.provider]
+        self._probe(target)
+        self.keys.hold(job.id, target.provider, entry.entry(start.key_name))
         await self.store.start_attempt(job.id, attempt)
-        call = self._call(job, attempt)
-        answer = await _guarded(self.providers[target.provider].provider.start(call))
+        call = self._call(history, attempt)
+        answer = await _guarded(entry.provider.start(call))
         if isinstance(answer, Accepted):
             return await self._accepted(job, attempt, answer)
         outcome: Production | ProviderError
@@ -207,6 +296,7 @@ class Advance:
         return await self._conclude(history, routes, self._ended(history, routes, attempt, outcome))
 
     async def _accepted(self, job: Job, attempt: Attempt, accepted: Accepted) -> Again:
+        self._answered(attempt.target)
         due_at = self._in(accepted.poll_after_s)
         attempt = replace(attempt, state=AttemptState.ACCEPTED, handle=accepted.handle)
         await self._surely(lambda: self.store.accept_attempt(job.id, attempt, due_at=due_at))
@@ -217,7 +307,8 @@ class Advance:
         entry = self.providers.get(attempt.target.provider)
         if entry is None or attempt.handle is None:
             return await self._conclude(history, routes, self._failed(history, routes, attempt, _UNREACHABLE))
-        call = self._call(job, attempt)
+        self.keys.hold(job.id, attempt.target.provider, entry.entry(attempt.key_name))
+        call = self._call(history, attempt)
         answer = await _guarded(entry.provider.poll(attempt.handle, call))
         if isinstance(answer, Running):
             return await self._ask_again(job, answer.poll_after_s)
@@ -228,7 +319,9 @@ class Advance:
         if isinstance(outcome, ProviderError):
             if outcome.error_class.poll_again:
                 log.log(_importance(outcome), "poll_failed", job_id=job.id, error=outcome.code)
-                return await self._ask_again(job, outcome.retry_after_s or _POLL_PAUSE_S)
+                pause_s = outcome.retry_after_s or _POLL_PAUSE_S
+                self._learn(attempt, outcome, self._in(pause_s))
+                return await self._ask_again(job, pause_s)
             if not isinstance(outcome, ProviderRejected):
                 outcome = _lost(outcome)
         return await self._conclude(history, routes, self._ended(history, routes, attempt, outcome))
@@ -236,14 +329,20 @@ class Advance:
     async def _ask_again(self, job: Job, pause_s: float) -> Again:
         return replace(await self._move(job, job.lane, self._in(pause_s)), at_work=True)
 
-    def _call(self, job: Job, attempt: Attempt) -> Call:
+    def _call(self, history: JobHistory, attempt: Attempt) -> Call:
+        job, earlier = history.job, history.attempts
+        offset = made_before(earlier, attempt.number) if earlier else 0
+        request = job.request
+        if offset and request.seed is not None:  # the same seed again would bring the same pictures
+            request = replace(request, seed=request.seed + offset)
         return Call(
-            request=job.request,
+            request=request,
             model=attempt.target.model,
             key=self.providers[attempt.target.provider].key(attempt.key_name),
             n=attempt.n,
             attempt=attempt.number,
-            token=f"{job.id}-{attempt.number}",
+            offset=offset,
+            token=f"{job.id}-{repeats(earlier, attempt)}",
             workspace=self.workspace(job.id),
         )
 
@@ -284,6 +383,7 @@ class Advance:
         """Book what an exchange brought."""
         if isinstance(outcome, ProviderError):
             return self._failed(history, routes, attempt, outcome)
+        self._answered(attempt.target)
         return replace(
             attempt,
             state=AttemptState.SUCCEEDED,
@@ -313,20 +413,26 @@ class Advance:
         now = self.clock.now()
         route = routes[attempt.route]
         failures = sum(other.route == attempt.route and other.error is not None for other in history.attempts)
-        backoff_s = route.retry.delay_s(failures + 1, jitter=0.5 + self.random.random() / 2)
-        wait_s = error.retry_after_s or backoff_s
+        backoff_s = route.retry.delay_s(failures + 1, jitter=self.random.random())
+        retry_at = now + timedelta(seconds=error.retry_after_s or backoff_s)
+        self._learn(attempt, error, retry_at)
+        if error.error_class in FAULTS:
+            self._faulted(attempt.target)
+        elif error.error_class is not ErrorClass.ABANDONED:
+            self._answered(attempt.target)
         return replace(
             attempt,
             state=AttemptState.UNKNOWN if error.error_class.may_be_charged else AttemptState.FAILED,
             ended_at=now,
             error_class=error.error_class,
             error=_job_error(error),
-            retry_at=now + timedelta(seconds=wait_s),
+            retry_at=retry_at,
             charged=_charge_of(error, route, charged or error.charged),
         )
 
     async def _conclude(self, history: JobHistory, routes: list[Route], attempt: Attempt) -> Again | None:
         """Commit the end of an attempt together with what follows from it."""
+        self.keys.release(history.job.id)
         log.log(
             _importance(attempt),
             "attempt_ended",
@@ -380,6 +486,11 @@ class Advance:
 
 
 _ABANDONED = ProviderAbandoned("the gateway stopped while the provider was being called; it may have been charged")
+_KEYS_REFUSED = JobError(
+    status_code=401,
+    code="provider_key_refused",
+    message="the provider refuses every key that may be used for this model; the operator has been told",
+)
 _UNREACHABLE = ProviderUncertain("the provider that accepted this work is not configured any more", status=500)
 
 
@@ -453,7 +564,7 @@ def _job_error(error: ProviderError) -> JobError:
 def _charge_of(error: ProviderError, route: Route, told: Charged | None) -> Charged:
     """Take the provider's word, else judge by the class; at a repeatable provider a doubt costs nothing."""
     charged = told or (Charged.UNKNOWN if error.error_class.may_be_charged else Charged.NO)
-    return Charged.NO if charged is Charged.UNKNOWN and route.repeatable else charged
+    return Charged.NO if charged is Charged.UNKNOWN and route.repeatable and not route.deduplicated else charged
 
 
 def _production(finished: Finished, outputs: tuple[OutputImage, ...]) -> Production:

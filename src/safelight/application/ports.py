@@ -237,10 +237,12 @@ class Call:
     key: ProviderKey
     n: int
     token: str
-    """The same for each repeat of one attempt: for providers that take an idempotency key."""
+    """The same for each repeat of one attempt: for providers that take an idempotency key or a task's id."""
     workspace: Workspace
     attempt: int = 1
     """Counts the tries of the job, from 1."""
+    offset: int = 0
+    """How many pictures of the job were made before; the request's seed is already so much further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +312,11 @@ class Provider(Protocol):
     @property
     def specs(self) -> Sequence[ModelSpec]:
         """The models it is known to offer."""
+        ...
+
+    @property
+    def max_n(self) -> int | None:
+        """The most pictures of one call, for models of which nothing is known; `None` when that is unknown too."""
         ...
 
     def spec(self, model: str) -> ModelSpec | None:

@@ -25,21 +25,26 @@ def serve(
         Literal["debug", "info", "warning", "error"] | None, typer.Option(help="The least that is logged.")
     ] = None,
 ) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C.
+    """Run the gateway until SIGTERM or Ctrl-C. SIGHUP reads the providers' keys anew.
 
     Options win over SAFELIGHT_* variables (such as SAFELIGHT_SERVER__PORT), and those over the settings file.
     `safelight settings` lists every setting.
     """
     with explained():
-        settings = options.settings(
-            config,
-            data_dir=data_dir,
-            server={"host": host, "port": port},
-            log={"format": log_format, "level": log_level},
-        )
+
+        def read() -> Settings:
+            return options.settings(
+                config,
+                data_dir=data_dir,
+                server={"host": host, "port": port},
+                log={"format": log_format, "level": log_level},
+            )
+
+        settings = read()
         listener = server.listen(settings)
         logs.configure(style=settings.log.format, level=settings.log.level)
-        uvloop.run(server.serve(settings, listener, started=lambda address: typer.echo(_greeting(settings, address))))
+        started = lambda address: typer.echo(_greeting(settings, address))  # noqa: E731 - as short as it can be
+        uvloop.run(server.serve(settings, listener, started=started, reread=read))
 
 
 def _greeting(settings: Settings, address: str) -> str:

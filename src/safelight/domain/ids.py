@@ -1,5 +1,6 @@
 """Names for the identifiers that travel through the program."""
 
+from datetime import datetime
 from typing import NewType
 
 JobId = NewType("JobId", str)
@@ -12,15 +13,17 @@ images nobody owns can be found among the old folders alone."""
 ProviderName = NewType("ProviderName", str)
 """The name of an entry under `providers:` in the settings."""
 
-HOUR_FORMAT = "%Y%m%d%H"
-"""How a blob's key begins, for `strftime`."""
-
 _UUID_CHARS = 36
 
 
-def blob_key(hour: str, job_id: JobId, name: str) -> BlobKey:
-    """Make the key of a job's image."""
-    return BlobKey(f"{hour}/{job_id}-{name}")
+def blob_hour(moment: datetime) -> str:
+    """How the keys of blobs begin that are written at `moment`, which is aware UTC."""
+    return f"{moment.year:04}{moment.month:02}{moment.day:02}{moment.hour:02}"
+
+
+def blob_key(moment: datetime, job_id: JobId, name: str) -> BlobKey:
+    """Make the key of a job's image that is written now."""
+    return BlobKey(f"{blob_hour(moment)}/{job_id}-{name}")
 
 
 def blob_job(key: str) -> JobId:

@@ -4,7 +4,7 @@ The ledger is the only memory. Whoever takes a job up, in whichever process and 
 attempts and comes to the same decision.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -36,7 +36,14 @@ class Route:
 
     target: Target
     keys: tuple[str | None, ...] = (None,)
+    """Those that may be used, the one to take first before the others."""
+    free_at: Mapping[str | None, datetime] = field(default_factory=dict)
+    """Keys that are to be left alone until then."""
+    closed_until: datetime | None = None
+    """It has failed so often that nobody calls it before then."""
     repeatable: bool = False
+    deduplicated: bool = False
+    """It is repeatable because the provider knows a repeat by its token, at the same key: a new call is paid anew."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_n: int | None = None
     refusal: JobError | None = None
@@ -128,6 +135,35 @@ def _tries(attempts: Sequence[Attempt]) -> list[Attempt]:
     return tries
 
 
+def made_before(attempts: Sequence[Attempt], number: int) -> int:
+    """How many pictures of the job earlier calls were for."""
+    done = (other for other in attempts if other.number < number and other.state is AttemptState.SUCCEEDED)
+    return sum(attempt.n for attempt in done)
+
+
+def repeats(attempts: Sequence[Attempt], attempt: Attempt) -> int:
+    """Which earlier attempt this one is a repeat of, by number; its own where it is none.
+
+    The outcome of that one is unknown: the same token at the same key lets a provider see that it is the same work.
+    Work that the provider took and that clearly failed is over, and what follows is new work.
+    """
+    number = attempt.number
+    for earlier in reversed([other for other in attempts if other.number < attempt.number]):
+        if earlier.state is AttemptState.SUCCEEDED:
+            break
+        if (earlier.route, earlier.key_name, earlier.n) != (attempt.route, attempt.key_name, attempt.n):
+            continue
+        if _over(earlier):
+            break
+        if earlier.state is AttemptState.UNKNOWN:
+            number = earlier.number
+    return number
+
+
+def _over(attempt: Attempt) -> bool:
+    return attempt.state is AttemptState.FAILED and attempt.handle is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Planner:
     routes: Sequence[Route]
@@ -140,6 +176,9 @@ class _Planner:
         if not self.tries:
             return self._take(first_route)
         last = self.tries[-1]
+        doubt = self._doubt(last)
+        if doubt is not None and last.error_class is not ErrorClass.REJECTED:
+            return self._repeat(doubt, last)
         if last.state is AttemptState.UNKNOWN or (_paid(last) and last.error_class is not ErrorClass.REJECTED):
             return self._after_unknown(last)
         match last.error_class:
@@ -159,14 +198,59 @@ class _Planner:
             return self._fall_back(last)
         return GiveUp(error=_error_of(last))
 
+    def _doubt(self, last: Attempt) -> Attempt | None:
+        """The attempt that a repeat would bring to light, and that any other call might pay a second time."""
+        route = self.routes[last.route]
+        if not (route.repeatable and route.deduplicated) or self.on_unknown is OnUnknown.RETRY:
+            return None
+        found: Attempt | None = None
+        for attempt in self._here(last):
+            if attempt.state is AttemptState.UNKNOWN:
+                found = found or attempt
+            elif _over(attempt):
+                found = None
+        return found
+
+    def _repeat(self, doubt: Attempt, last: Attempt) -> Step:
+        route = self.routes[doubt.route]
+        refused = route.refusal is not None or last.error_class in {ErrorClass.AUTH, ErrorClass.MODEL_GONE}
+        if not refused and doubt.key_name in route.keys and not self._spent(route, self._here(last)):
+            return self._at(self._due(route, doubt.key_name, last), doubt.route, doubt.key_name)
+        if self.on_unknown is OnUnknown.FALLBACK:
+            return self._fall_back(doubt)
+        return GiveUp(error=_error_of(doubt))
+
+    def _at(self, due: datetime, route: int, key_name: str | None) -> Step:
+        return Wait(until=due, route=route) if due > self.now else self._start(route, key_name)
+
+    def _due(self, route: Route, key_name: str | None, last: Attempt | None = None) -> datetime:
+        """When a key may be used at a route."""
+        told = (route.free_at.get(key_name), route.closed_until, last.retry_at if last else None)
+        return max((moment for moment in told if moment is not None), default=self.now)
+
+    def _closed(self, route: Route) -> bool:
+        return route.closed_until is not None and route.closed_until > self.now
+
     def _take(self, route: int, *, error: JobError | None = None) -> Step:
-        """Start at the first usable route from `route` on."""
+        """Start at the first usable route from `route` on; where all must be waited for, at the first that is free."""
+        waits: list[Wait] = []
         for index in range(route, len(self.routes)):
             candidate = self.routes[index]
-            if candidate.refusal is None:
-                return self._start(index, candidate.keys[0])
-            error = error or candidate.refusal
-        return GiveUp(error=error or _NOWHERE)
+            if candidate.refusal is not None:
+                error = error or candidate.refusal
+                continue
+            due, key = self._first_free(candidate)
+            if due <= self.now:
+                return self._start(index, key)
+            waits.append(Wait(until=due, route=index))
+            if due - self.now <= PATIENCE and not self._closed(candidate):
+                break
+        return min(waits, key=lambda wait: wait.until) if waits else GiveUp(error=error or _NOWHERE)
+
+    def _first_free(self, route: Route) -> tuple[datetime, str | None]:
+        """The key to take, and when it can be; of those that are free the first."""
+        dues = [(max(self.now, self._due(route, name)), name) for name in route.keys]
+        return min(dues, key=lambda due: due[0])
 
     def _start(self, route: int, key_name: str | None) -> Start:
         limit = self.routes[route].max_n or self.missing
@@ -180,10 +264,11 @@ class _Planner:
 
     def _other_key(self, last: Attempt) -> Step | None:
         """Take a key that has not been tried at this route."""
-        if self.routes[last.route].refusal is not None:
+        route = self.routes[last.route]
+        if route.refusal is not None:
             return None
         used = {attempt.key_name for attempt in self._here(last)}
-        unused = [name for name in self.routes[last.route].keys if name not in used]
+        unused = [name for name in route.keys if name not in used and self._due(route, name) <= self.now]
         return self._start(last.route, unused[0]) if unused else None
 
     def _again(self, last: Attempt) -> Step:
@@ -195,12 +280,10 @@ class _Planner:
             return self._other_key(last) or self._fall_back(last)
         if route.refusal is not None or self._spent(route, here):
             return self._fall_back(last)
-        due = key.retry_at or self.now
-        if due - self.now > PATIENCE and self._usable_after(last.route):
+        due = self._due(route, key.key_name, key)
+        if (due - self.now > PATIENCE or self._closed(route)) and self._usable_after(last.route):
             return self._fall_back(last)
-        if due > self.now:
-            return Wait(until=due, route=last.route)
-        return self._start(last.route, key.key_name)
+        return self._at(due, last.route, key.key_name)
 
     @staticmethod
     def _spent(route: Route, here: list[Attempt]) -> bool:
@@ -226,7 +309,7 @@ class _Planner:
         return min(usable, key=lambda attempt: attempt.retry_at or attempt.started_at, default=None)
 
     def _usable_after(self, route: int) -> bool:
-        return any(candidate.refusal is None for candidate in self.routes[route + 1 :])
+        return any(candidate.refusal is None and not self._closed(candidate) for candidate in self.routes[route + 1 :])
 
 
 _NOWHERE = JobError(status_code=500, code="no_route", message="there is no provider to try", gateway_fault=True)

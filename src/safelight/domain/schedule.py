@@ -13,6 +13,10 @@ class RetryPolicy:
     max: int = 2
     initial_s: float = 0.5
     max_delay_s: float = 30.0
+    share: float = 0.2
+    """Of a provider's calls in a minute, so many may be retries (see `retry_budget.py`)."""
+    least: int = 10
+    """So many may be retries however few calls there were."""
 
     def delay_s(self, retry: int, *, jitter: float) -> float:
         """Exponential backoff with full jitter: `retry` from 1, `jitter` in [0, 1)."""

@@ -9,7 +9,7 @@ from obstore.store import ObjectStore
 
 from safelight.application.ports import BlobWriter
 from safelight.domain.errors import NotFound, StorageError
-from safelight.domain.ids import HOUR_FORMAT, BlobKey
+from safelight.domain.ids import BlobKey, blob_hour
 
 WRITE_BUFFER_BYTES = 256 * 1024
 _READ_CHUNK_BYTES = 192 * 1024
@@ -63,7 +63,7 @@ class ObjectBlobStore:
         try:
             hours = (await obstore.list_with_delimiter_async(self._store))["common_prefixes"]
             for hour in sorted(hours):
-                if hour >= moment.strftime(HOUR_FORMAT):
+                if hour >= blob_hour(moment):
                     return
                 async for batch in obstore.list(self._store, hour, chunk_size=1000):
                     yield [BlobKey(entry["path"]) for entry in batch]

@@ -97,6 +97,8 @@ class ProviderModule(Generic[O]):
     """The variable that usually holds its key, and switches it on where there are no settings."""
     needs_key: bool = False
     repeatable: Callable[[ProviderSettings], bool] = never
+    deduplicates: bool = False
+    """It knows a repeat by the call's token, at the same key: that, and no more, makes it repeatable."""
     profile_of: str | None = None
     """The module that declares it among its `MORE`, where it is another name for what that module does."""
 
@@ -149,6 +151,9 @@ def _check_base_url(base_url: str, name: ProviderName) -> None:
 
 class BaseProvider:
     """A provider that answers at once; one with handles overrides `poll` too. Made for one entry of the settings."""
+
+    max_n: int | None = None
+    """The most pictures of one call, for models of which nothing is known."""
 
     def __init__(
         self, settings: ProviderSettings, specs: Sequence[ModelSpec] = (), *, rules: tuple[Rule, ...] = ()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from yarl import URL
 
 from safelight.adapters.providers._answer import Answer
+from safelight.adapters.providers._body import Body
 from safelight.adapters.providers._http import ProviderHttp
 from safelight.adapters.providers._openai_shape import trusted_host
 from safelight.application.ports import Call, Failed, Finished, RemotePicture, Running, StoredPicture
@@ -39,14 +40,16 @@ def progress_in(logs: str | None) -> float | None:
     return min(1.0, int(bars[-1]) / 100) if bars else None
 
 
-async def ask_state(http: ProviderHttp, call: Call, url: URL, kind: type[T]) -> tuple[Answer, T]:
-    """Ask how accepted work stands; one GET.
+async def ask_state(
+    http: ProviderHttp, call: Call, url: URL, kind: type[T], *, body: Body | None = None
+) -> tuple[Answer, T]:
+    """Ask how accepted work stands; one GET, or a POST of `body`.
 
     An answer that cannot be read is no end of the work: `ProviderUnavailable`, and the engine asks again. Nor does a
     question that is refused say that the work was: `ProviderProtocolError`, its outcome is unknown.
     """
     try:
-        answer = await http.ask(call, url)
+        answer = await http.ask(call, url, method="POST" if body else "GET", body=body)
     except ProviderRejected as exc:
         raise ProviderProtocolError(
             f"the provider tells nothing of the work: {exc.message}", status=exc.status, request_id=exc.request_id

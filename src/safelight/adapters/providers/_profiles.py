@@ -128,6 +128,12 @@ class Profile:
     catalogue: bool = False
     """Whether models ship with it."""
 
+    @property
+    def max_n(self) -> int | None:
+        """The most pictures of one call, whichever it is."""
+        routes = (self.generate, self.edit, self.inpaint, self.vary)
+        return min((route.max_n for route in routes if route is not None and route.max_n is not None), default=None)
+
     def route(self, request: ImageRequest) -> Route | None:
         """Choose the call; `None` where the server has none for it."""
         if request.operation is Operation.GENERATION:
@@ -244,6 +250,7 @@ _TOGETHER = Route(
     },
     one="",
     many="reference_images",
+    max_n=4,  # common; some models draw more
     size="sides",
     formats=frozenset({"jpeg", "png"}),
 )
@@ -477,6 +484,7 @@ SDCPP = Profile(
     generate=Route(
         path="images/generations",
         fields=_SDCPP_FIELDS,
+        max_n=8,  # more is silently cut down
         says_format=False,
         multiple_of=64,
         formats=frozenset({"png", "jpeg", "webp"}),
@@ -485,6 +493,7 @@ SDCPP = Profile(
         path="images/edits",
         fields=_SDCPP_FIELDS,
         form=True,
+        max_n=8,
         says_format=False,
         one="",
         mask="mask",

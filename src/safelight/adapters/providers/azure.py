@@ -163,6 +163,8 @@ class _Tokens:
 class Azure(BaseProvider):
     """Answers at once, with base64; no handle and no idempotency key, so a lost answer stays unknown."""
 
+    max_n = 10
+
     def __init__(self, entry: Entry[Options]) -> None:
         """Prepare the addresses; raises `ConfigurationError`."""
         super().__init__(entry.settings, load_catalogue("azure"), rules=_RULES)

@@ -189,6 +189,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Bedrock(BaseProvider):
     """Answers at once, with base64; there is no handle and no idempotency token, so a lost answer stays unknown."""
 
+    max_n = 1
+
     def __init__(self, entry: Entry[Options]) -> None:
         """Learn the models. Raises `ConfigurationError`."""
         specs = [replace(spec, rules=(partial(self._refusal, spec.name),)) for spec in load_catalogue("bedrock")]
@@ -229,10 +231,8 @@ class Bedrock(BaseProvider):
         return await self._invoke_signed(call, url, fields, pictures)
 
     async def _invoke_signed(self, call: Call, url: URL, fields: Mapping[str, Any], pictures: SignedPictures) -> Answer:
-        if call.key.value:
-            credentials, fresh = given_credentials(call.key.value), True
-        else:
-            credentials, fresh = await self._machine.take()
+        own = not call.key.value
+        credentials, fresh = await self._machine.take() if own else (given_credentials(call.key.value or ""), True)
         headers = await self._signer.headers(
             url, _to_sign(call.request), body_sha256=await pictures.sha256(fields), credentials=credentials
         )
@@ -241,9 +241,10 @@ class Bedrock(BaseProvider):
         try:
             return await self._with_signature.buy(call, url, pictures.body(fields), headers=headers)
         except ProviderAuthError as exc:
-            if not fresh and _CREDENTIALS_AT_FAULT.search(exc.message):
+            if own and _CREDENTIALS_AT_FAULT.search(exc.message):
                 self._machine.forget(credentials)
-                raise _outdated(exc) from exc
+                if not fresh:
+                    raise _outdated(exc) from exc
             raise
 
     def _id(self, model: str) -> str:

@@ -256,6 +256,8 @@ def _tier(request: ImageRequest) -> str | None:
 class BlackForestLabs(BaseProvider):
     """Answers with a handle. There is no idempotency key, no list of tasks and no way to cancel."""
 
+    max_n = 1
+
     def __init__(self, entry: Entry[NoOptions], *, now: Callable[[], float] = time.time) -> None:
         """Learn the models' shapes. `now` is Unix time: handles must outlive the process."""
         specs = [replace(spec, rules=(_Shape.of(spec).refusal,)) for spec in load_catalogue("bfl")]

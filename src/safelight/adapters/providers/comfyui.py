@@ -47,7 +47,7 @@ from safelight.adapters.providers._comfyui_workflow import (
     image_slots,
 )
 from safelight.adapters.providers._errors import ErrorTable, redact
-from safelight.adapters.providers._handles import ended, pause_s, telling_ends
+from safelight.adapters.providers._handles import ask_state, ended, pause_s, telling_ends
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._local import (
     basic_or_bearer,
@@ -63,6 +63,7 @@ from safelight.domain.errors import (
     ProviderError,
     ProviderProtocolError,
     ProviderRejected,
+    ProviderUnavailable,
     ProviderUncertain,
 )
 from safelight.domain.job import Charged
@@ -80,7 +81,7 @@ _SUBMITS = Dialect(
 )
 _QUESTIONS = Dialect(
     authorise=basic_or_bearer,
-    errors=ErrorTable(statuses=dict.fromkeys((400, 404, 405, 410, 422), ProviderProtocolError)),
+    errors=ErrorTable(statuses={404: ProviderProtocolError, 410: ProviderProtocolError}),  # a file or route, no model
 )
 _UPLOADS = Dialect(authorise=basic_or_bearer)
 
@@ -249,9 +250,8 @@ class ComfyUI(BaseProvider):
     async def _job(self, prompt_id: str, call: Call) -> tuple[Answer, Job]:
         url = self._questions.url(f"api/jobs/{quote(prompt_id, safe='')}")
         try:
-            answer = await self._questions.ask(call, url)
-            return answer, answer.read(Job)
-        except ProviderError as exc:
+            return await ask_state(self._questions, call, url, Job)
+        except ProviderProtocolError as exc:
             if exc.status not in _NO_SUCH_ROUTE:
                 raise
         return await self._job_of_older(prompt_id, call)
@@ -259,21 +259,22 @@ class ComfyUI(BaseProvider):
     async def _job_of_older(self, prompt_id: str, call: Call) -> tuple[Answer, Job]:
         """Look into history, queue and history: between the last two no run can slip through."""
         for _ in range(2):
-            answer = await self._questions.ask(call, self._questions.url(f"history/{quote(prompt_id, safe='')}"))
-            entry = answer.read(dict[str, HistoryEntry]).get(prompt_id)
-            if entry is not None:
+            url = self._questions.url(f"history/{quote(prompt_id, safe='')}")
+            answer, history = await ask_state(self._questions, call, url, dict[str, HistoryEntry])
+            if (entry := history.get(prompt_id)) is not None:
                 return answer, entry.job()
             if (word := (await self._queue(call)).word(prompt_id)) is not None:
                 return answer, Job(status=word)
-        raise ProviderProtocolError("ComfyUI has lost the run: it was restarted, or its history cleared", status=404)
+        raise ended(ProviderUncertain("ComfyUI has lost the run: it was restarted, or its history cleared", status=502))
 
     async def _queue(self, call: Call) -> Queue:
-        return (await self._questions.ask(call, self._questions.url("queue"))).read(Queue)
+        _, queue = await ask_state(self._questions, call, self._questions.url("queue"), Queue)
+        return queue
 
     async def _finished(self, run: _Handle, job: Job, answer: Answer, call: Call) -> Finished:
         found = list(files_of(job.outputs, run.output))
         if not found:
-            raise answer.unreadable("ComfyUI finished the run without a picture")
+            raise ended(answer.unreadable("ComfyUI finished the run without a picture"))
         end_ms = job.execution_end_time
         return Finished(
             pictures=tuple([await self._picture(file, call) for file in found]),
@@ -290,21 +291,24 @@ class ComfyUI(BaseProvider):
             compression = call.request.output_compression
             query["preview"] = f"{wanted};{_QUALITY if compression is None else compression}"
         url = self._questions.url(f"view?{urlencode(query, quote_via=quote)}")
-        return (await self._questions.ask(call, url, headers={"Accept": "image/*"})).whole_picture()
+        try:
+            return (await self._questions.ask(call, url, headers={"Accept": "image/*"})).whole_picture()
+        except ProviderProtocolError as exc:  # the file is gone, or is none
+            raise ended(exc) from exc.__cause__
 
     async def _failure(self, job: Job, answer: Answer, call: Call) -> ProviderError:
         """Judge a run that failed: the memory may be enough once it has been cleared, all else stays as it is."""
         said = job.execution_error if isinstance(job.execution_error, dict) else {}
         kind, text = (answer.words(said.get(name)) or "" for name in ("exception_type", "exception_message"))
-        spent = is_out_of_memory(f"{kind} {text}")
-        if spent and call.attempt == 1:
+        error: type[ProviderError] = ProviderRejected
+        if is_out_of_memory(f"{kind} {text}") and call.attempt == 1:
             await self._free(call)
-        error = ProviderUncertain if spent and call.attempt == 1 else ProviderRejected
+            error = ProviderUnavailable
         node = answer.words(said.get("node_type"))
+        reason = redact(tidy(text), call.key.value) or "no reason given"
         return ended(
             error(
-                f"the run failed{f' in {node}' if node else ''}: {redact(tidy(text), call.key.value) or 'no reason given'}",
-                status=502 if error is ProviderUncertain else None,
+                f"the run failed{f' in {node}' if node else ''}: {reason}",
                 provider_code="execution_error",
                 provider_type=redact(kind, call.key.value)[:200] or None,
                 request_id=answer.request_id,

@@ -25,7 +25,16 @@ from safelight.adapters.providers._hosted import HostedModels
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._openai_shape import prompt_of, via_of
-from safelight.application.ports import Accepted, Call, Failed, Finished, ProviderKey, RemotePicture, Running, StoredPicture
+from safelight.application.ports import (
+    Accepted,
+    Call,
+    Failed,
+    Finished,
+    ProviderKey,
+    RemotePicture,
+    Running,
+    StoredPicture,
+)
 from safelight.domain.errors import (
     ConfigurationError,
     InvalidRequest,

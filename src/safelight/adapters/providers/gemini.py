@@ -35,6 +35,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Gemini(BaseProvider):
     """Answers at once, with base64; there is no handle and no idempotency key, so a lost answer stays unknown."""
 
+    max_n = 1
+
     def __init__(self, entry: Entry[Options]) -> None:
         """Prepare the address."""
         super().__init__(entry.settings, tuple(load_models("gemini", entry.settings)), rules=RULES)

@@ -146,6 +146,8 @@ class _Handle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ideogram(BaseProvider):
     """Answers with a handle. There is no idempotency key and no way to cancel."""
 
+    max_n = 8
+
     def __init__(self, entry: Entry[NoOptions], *, now: Callable[[], float] = time.time) -> None:
         """Learn the models' shapes. `now` is Unix time: handles must outlive the process."""
         super().__init__(entry.settings, load_catalogue("ideogram"), rules=(edits_inpaint, edits_need_prompt))

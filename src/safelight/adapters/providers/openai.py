@@ -83,6 +83,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class OpenAI(BaseProvider):
     """Answers at once, with base64; there is no handle and no idempotency key, so a lost answer stays unknown."""
 
+    max_n = 10
+
     def __init__(self, entry: Entry[Options]) -> None:
         """Prepare the addresses."""
         super().__init__(entry.settings, load_catalogue("openai"), rules=_RULES)

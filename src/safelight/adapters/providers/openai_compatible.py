@@ -16,7 +16,7 @@ import msgspec
 from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule, ProviderSettings, never
 from safelight.adapters.providers._body import Body, HeldPart, json_body
-from safelight.adapters.providers._catalogue import load_catalogue
+from safelight.adapters.providers._catalogue import by_name, load_catalogue
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._masks import white_changes
@@ -50,6 +50,9 @@ class OpenAICompatible(BaseProvider):
         """Prepare the addresses; raises `ConfigurationError`."""
         specs = load_catalogue(profile.name) if profile.catalogue else ()
         super().__init__(entry.settings, specs, rules=(profile.refusal,) if profile.strict else ())
+        self.max_n = profile.max_n
+        self._specs = tuple(spec if spec.max_n else replace(spec, max_n=self.max_n) for spec in self._specs)
+        self._by_name = by_name(self._specs)
         self._profile = profile
         self._http = entry.http(Dialect(errors=profile.errors))
         self._response_format = _response_format(entry, profile)

@@ -95,6 +95,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Recraft(BaseProvider):
     """Answers at once, with base64; there is no handle and no idempotency key, so a lost answer stays unknown."""
 
+    max_n = 6
+
     def __init__(self, entry: Entry[Options]) -> None:
         """Prepare the way."""
         super().__init__(entry.settings, load_catalogue("recraft"), rules=(_misfit,))

@@ -19,7 +19,7 @@ import structlog
 from yarl import URL
 
 from safelight.adapters.providers._answer import Answer
-from safelight.adapters.providers._base import BaseProvider, Entry, NoOptions, ProviderModule
+from safelight.adapters.providers._base import BaseProvider, Entry, NoOptions, ProviderModule, always
 from safelight.adapters.providers._body import json_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint, redact
@@ -202,6 +202,8 @@ def _compression_limits(request: ImageRequest) -> UnsupportedFeature | None:
 
 class Runware(BaseProvider):
     """The task's id is made of the attempt's token, so the same attempt sent twice is the same task, paid once."""
+
+    max_n = 20
 
     def __init__(self, entry: Entry[NoOptions], *, now: Callable[[], float] = time.time) -> None:
         """Prepare the one address. `now` is Unix time: handles must outlive the process."""
@@ -416,4 +418,6 @@ PROVIDER = ProviderModule(
     base_url="https://api.runware.ai/v1",
     env_key="RUNWARE_API_KEY",
     needs_key=True,
+    repeatable=always,
+    deduplicates=True,
 )

@@ -150,6 +150,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Stability(BaseProvider):
     """Most services answer at once, with base64; some give a handle. There is no idempotency key and no cancel."""
 
+    max_n = 1
+
     def __init__(self, entry: Entry[Options]) -> None:
         """Learn the services."""
         known = load_catalogue("stability")

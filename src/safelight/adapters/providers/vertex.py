@@ -76,6 +76,8 @@ class _Way:
 class Vertex(BaseProvider):
     """Answers at once, with base64; there is no handle and no idempotency key, so a lost answer stays unknown."""
 
+    max_n = 1
+
     def __init__(self, entry: Entry[Options]) -> None:
         """Prepare the addresses. Raises `ConfigurationError`."""
         super().__init__(entry.settings, tuple(load_models("vertex", entry.settings)), rules=_RULES)

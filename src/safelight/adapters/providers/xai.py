@@ -84,6 +84,8 @@ def _one_source_keeps_its_ratio(request: ImageRequest) -> UnsupportedFeature | N
 class XAI(BaseProvider):
     """Answers at once, with base64; there is no handle and no idempotency key, so a lost answer stays unknown."""
 
+    max_n = 10
+
     def __init__(self, entry: Entry[NoOptions]) -> None:
         """Prepare the addresses."""
         rules = (edits_inpaint, edits_need_prompt, _edits_have_no_mask, _one_source_keeps_its_ratio)
