@@ -670,6 +670,20 @@ ERRORS: list[tuple[str, int, dict[str, Any] | None, type[ProviderError]]] = [
 ]
 
 
+class TestCount:
+    async def test_the_operator_knows_how_many_a_model_draws(
+        self, sessions: HttpSessions, workspace: FolderWorkspace
+    ) -> None:
+        async with ProfileSimulator("sglang", key=KEY) as simulator:
+            described = {"name": MODEL, "operations": ["image_generation"], "max_n": 2}
+            provider = open_provider("sglang", sessions, simulator.base_url, models=(described,))
+            await run(provider, call(generation(MODEL, "sglang", n=2, size="64x64"), workspace))
+            with pytest.raises(UnsupportedFeature) as caught:
+                await provider.start(call(generation(MODEL, "sglang", n=3), workspace))
+        assert caught.value.param == "n"
+        assert simulator.submissions == 1
+
+
 class TestErrors:
     @pytest.mark.parametrize(("simulator", "status", "body", "expected"), ERRORS, indirect=["simulator"])
     async def test_each_has_its_class(

@@ -64,10 +64,16 @@ class OpenAICompatible(BaseProvider):
         route = self._profile.route(call.request)
         if route is None:
             raise UnsupportedFeature(f"{self._profile.label} has no such call", param="model")
-        if route.max_n is not None and call.n > route.max_n:
-            raise UnsupportedFeature(f"{self._profile.label} draws at most {route.max_n} a call here", param="n")
+        limit = self._limit(call, route)
+        if limit is not None and call.n > limit:
+            raise UnsupportedFeature(f"{self._profile.label} draws at most {limit} a call here", param="n")
         answer = await self._http.buy(call, self._http.url(route.path), await self._body(call, route))
         return await self._finished(answer, call, route)
+
+    def _limit(self, call: Call, route: Route) -> int | None:
+        """The most pictures of the call. Where it takes a count, the operator's word on the model wins."""
+        spec = self.spec(call.model)
+        return route.max_n if spec is None or not route.n else spec.max_n
 
     async def _body(self, call: Call, route: Route) -> Body:
         fields = self._fields(call, route)
