@@ -622,11 +622,14 @@ class TestRefusals:
     }
 
     @pytest.mark.parametrize("name", list(STATUSES))
+    @pytest.mark.parametrize("place", ["header", "body"])
     async def test_each_is_of_its_class_and_keeps_what_was_said(
-        self, provider: Provider, simulator: BedrockSimulator, workspace: FolderWorkspace, name: str
+        self, provider: Provider, simulator: BedrockSimulator, workspace: FolderWorkspace, name: str, place: str
     ) -> None:
-        body = {"message": "said", "__type": f"com.amazon.coral.service#{name}:http://internal.amazon.com/"}
-        simulator.faults.push(Fault(kind="status", status=STATUSES[name], body=body))
+        full = f"com.amazon.coral.service#{name}:http://internal.amazon.com/"
+        body = {"message": "said", **({"__type": full} if place == "body" else {})}
+        headers = {"x-amzn-ErrorType": full} if place == "header" else {}
+        simulator.faults.push(Fault(kind="status", status=STATUSES[name], body=body, headers=headers))
         with pytest.raises(ProviderError) as caught:
             await provider.start(call(ask(), workspace))
         assert type(caught.value) is self.EXPECTED[name]

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import MappingProxyType
@@ -74,6 +74,8 @@ class ErrorTable:
     statuses: Mapping[int, type[ProviderError]] = field(default_factory=dict)
     read: Callable[[bytes], Complaint] | None = None
     """Reads the beginning of a body of another shape than `read_complaint` knows; must not fail."""
+    name: Callable[[Mapping[str, str]], str | None] | None = None
+    """Reads the error's word from the headers, which are case-insensitive, where no body has it; must not fail."""
 
     def find(self, status: int, complaint: Complaint) -> type[ProviderError]:
         """Choose the class; what no table knows is final below 500 and may be tried again from there on."""
@@ -100,6 +102,8 @@ class Refusal:
 def classify(refusal: Refusal, table: ErrorTable, *, secret: str | None) -> ProviderError:
     """Make the error of a refusal; `secret` is cut out of whatever the provider wrote."""
     complaint = (table.read or read_complaint)(refusal.body)
+    if complaint.code is None and table.name is not None:
+        complaint = replace(complaint, code=table.name(refusal.headers))
     told_s = complaint.retry_after_s
     found = _heed_should_retry(table.find(refusal.status, complaint), refusal.headers.get("x-should-retry"))
     return found(

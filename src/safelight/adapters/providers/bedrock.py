@@ -117,7 +117,7 @@ class _Fault(msgspec.Struct, rename={"kind": "__type", "text": "Message", "origi
 
 
 def _read_fault(body: bytes) -> Complaint:
-    """Read AWS's error body. The name of an error mostly stands in a header; its status and words tell enough."""
+    """Read AWS's error body."""
     try:
         fault = msgspec.json.decode(body, type=_Fault)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -127,9 +127,19 @@ def _read_fault(body: bytes) -> Complaint:
         return read_complaint(body)
     return Complaint(
         message=(message or "").partition("\n\n")[0] or None,  # behind it, what should have been signed
-        code=(fault.kind or "").rpartition("#")[2].partition(":")[0] or None,
+        code=_bare(fault.kind),
         meaning=_meaning(message or "", fault.original_status),
     )
+
+
+def _name(headers: Mapping[str, str]) -> str | None:
+    """Find the name of an error where AWS mostly has it."""
+    return _bare(headers.get("x-amzn-errortype"))
+
+
+def _bare(name: str | None) -> str | None:
+    """Cut off the namespace before a name and the address behind it."""
+    return (name or "").rpartition("#")[2].partition(":")[0] or None
 
 
 def _meaning(message: str, original_status: int | None) -> type[ProviderError] | None:
@@ -146,7 +156,7 @@ def _unsigned(_key: ProviderKey) -> Mapping[str, str]:
     return {}
 
 
-_ERRORS = ErrorTable(words=_WORDS, statuses=_STATUSES, read=_read_fault)
+_ERRORS = ErrorTable(words=_WORDS, statuses=_STATUSES, read=_read_fault, name=_name)
 _REQUEST_IDS = ("x-amzn-requestid",)
 _WITH_KEY = Dialect(errors=_ERRORS, request_id_headers=_REQUEST_IDS)
 _WITH_SIGNATURE = Dialect(authorise=_unsigned, errors=_ERRORS, request_id_headers=_REQUEST_IDS)
