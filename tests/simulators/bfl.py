@@ -1,4 +1,4 @@
-"""Black Forest Labs' API as a strict server on loopback. `python -m tests.simulators.bfl --port 9106`.
+"""Black Forest Labs' API as a strict server on loopback. `python -m tests.simulators.bfl --port 9105`.
 
 Source: the provider sheet read from BFL's public documents (tasks, polling, errors), 2026-11-23. What the sheet leaves
 open (the wording of refusals, the HTTP status of a task that is not found) is chosen here.
@@ -353,7 +353,7 @@ def size_of(fields: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, port=9106)
+    parser = argument_parser(__doc__, port=9105)
     parser.add_argument("--polls", type=int, default=3, help="how often a task is pending before it is ready")
     options = parser.parse_args()
 

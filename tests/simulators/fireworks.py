@@ -1,4 +1,4 @@
-"""Fireworks' image workflows as a strict server on loopback. `python -m tests.simulators.fireworks --port 9123`.
+"""Fireworks' image workflows as a strict server on loopback. `python -m tests.simulators.fireworks --port 9125`.
 
 Source: the provider sheet read from Fireworks' public documents and one of its clients, 2026-11-23. What they leave open
 (the wording of refusals, sizes, the format of an answer in JSON) is chosen here; routes, fields and statuses are not.
@@ -222,7 +222,7 @@ def size_of(fields: dict[str, Any]) -> tuple[int, int]:
 
 
 def main() -> None:
-    options = argument_parser(__doc__, port=9123).parse_args()
+    options = argument_parser(__doc__, port=9125).parse_args()
 
     def make() -> Simulator:
         return FireworksSimulator(key=options.key, host=options.host, port=options.port)

@@ -1,4 +1,4 @@
-"""xAI's image endpoints as a strict server on loopback. `python -m tests.simulators.xai --port 9107`.
+"""xAI's image endpoints as a strict server on loopback. `python -m tests.simulators.xai --port 9109`.
 
 Source: the provider sheet read from xAI's public documents and the reports of its clients, 2026-11-23. What the sheet
 leaves open (the wording of refusals, the size of the answer) is chosen here; statuses, shapes and fields are not.
@@ -225,7 +225,7 @@ def price_micros(fields: Mapping[str, Any], inputs: int) -> int:
 
 
 def main() -> None:
-    options = argument_parser(__doc__, port=9107).parse_args()
+    options = argument_parser(__doc__, port=9109).parse_args()
 
     def make() -> Simulator:
         return XAISimulator(key=options.key, host=options.host, port=options.port)
