@@ -51,7 +51,11 @@ def address_of(listener: socket.socket) -> str:
 
 
 async def serve(
-    settings: Settings, listener: socket.socket, *, started: Callable[[str], None], reread: Callable[[], Settings]
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    started: Callable[[str], None],
+    reread: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then shut down in order; a second signal hurries.
 
@@ -61,7 +65,8 @@ async def serve(
     """
     address = address_of(listener)
     async with _opened(settings, address) as gateway:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, gateway, reread)
+        if reread is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, gateway, reread)
         await _Server(gateway, started=lambda: started(address)).serve(sockets=[listener])
 
 

@@ -14,18 +14,21 @@ from safelight.adapters.bell import LocalBell
 from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.images import JobWorkspace
 from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.application import advance
 from safelight.application.advance import Advance, ProviderEntry
-from safelight.application.key_pool import KeyEntry
+from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.ports import (
     Accepted,
     Again,
     Call,
+    Failed,
     Finished,
     ProviderKey,
     RemotePicture,
     Running,
     StoredPicture,
 )
+from safelight.domain.breaker import BreakerPolicy
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ErrorClass,
@@ -72,6 +75,7 @@ class Bench:
         self.blobs = blobs
         self.clock = FakeClock()
         self.bell = LocalBell()
+        self.keys = KeyPool(random=Random(7))
         self.fetcher = ScriptedFetcher()
         self.paid = ScriptedProvider()
         self.spare = ScriptedProvider()
@@ -110,6 +114,7 @@ class Bench:
                 "on_unknown": OnUnknown.FAIL,
                 "random": Random(7),
                 "pause": self.clock.pause,
+                "keys": self.keys,
                 **members,
             }
         )
@@ -321,8 +326,9 @@ async def test_retries_wait_longer_each_time(bench: Bench) -> None:
     history = await bench.run(await bench.submit())
     assert states(history) == ["failed"] * 3
     first, second = [again.at for again in bench.agains]
-    assert timedelta(seconds=0.25) <= first - NOON <= timedelta(seconds=0.5)
-    assert timedelta(seconds=0.5) <= second - first <= timedelta(seconds=1)
+    drawn_before = Random(7)
+    assert first - NOON == timedelta(seconds=0.5 * drawn_before.random())
+    assert second - first == timedelta(seconds=1.0 * drawn_before.random())
     assert ended(history) == (JobStatus.FAILED, "provider_unavailable", Charged.NO)
 
 
@@ -345,7 +351,7 @@ async def test_a_busy_provider_is_heard(bench: Bench) -> None:
 async def test_a_provider_that_says_at_once_gets_a_pause_all_the_same(bench: Bench) -> None:
     bench.paid.answers = [ProviderBusy("wait", retry_after_s=0.0)]
     await bench.run(await bench.submit())
-    assert bench.agains[0].at >= later(0.25)
+    assert bench.agains[0].at > NOON
 
 
 async def test_a_job_taken_up_too_early_waits_on(bench: Bench) -> None:
@@ -357,11 +363,11 @@ async def test_a_job_taken_up_too_early_waits_on(bench: Bench) -> None:
     assert len(bench.paid.calls) == 1
 
 
-async def test_keys_are_tried_in_order(bench: Bench) -> None:
+async def test_a_key_that_is_refused_gives_way_to_another(bench: Bench) -> None:
     bench.offer(PAID, bench.paid, keys={"a": "*", "b": "*"})
     bench.paid.answers = [ProviderAuthError("no")]
     history = await bench.run(await bench.submit())
-    assert [attempt.key_name for attempt in history.attempts] == ["a", "b"]
+    assert sorted(attempt.key_name or "" for attempt in history.attempts) == ["a", "b"]
     assert ended(history)[0] is JobStatus.COMPLETED
 
 
@@ -518,6 +524,46 @@ async def test_work_that_is_lost_at_the_provider_is_not_bought_again(
     assert (len(bench.paid.calls), bench.spare.calls) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("error", "charged", "expected", "paid", "spare"),
+    [
+        (ProviderRejected("blocked"), Charged.NO, (JobStatus.FAILED, "provider_rejected", Charged.NO), 1, 0),
+        (ProviderRejected("blocked"), Charged.YES, (JobStatus.FAILED, "provider_rejected", Charged.YES), 1, 0),
+        (ProviderUnavailable("dropped"), Charged.NO, (JobStatus.COMPLETED, None, Charged.YES), 2, 0),
+        (ProviderModelGone("gone"), Charged.NO, (JobStatus.COMPLETED, None, Charged.YES), 1, 1),
+        (
+            ProviderUnavailable("dropped"),
+            Charged.UNKNOWN,
+            (JobStatus.FAILED, "provider_unavailable", Charged.UNKNOWN),
+            1,
+            0,
+        ),
+        (ProviderUncertain("stopped"), Charged.UNKNOWN, (JobStatus.FAILED, "outcome_unknown", Charged.UNKNOWN), 1, 0),
+    ],
+)
+async def test_work_that_ended_badly_goes_on_as_its_error_and_its_charge_let_it(
+    bench: Bench,
+    error: ProviderError,
+    charged: Charged,
+    expected: tuple[JobStatus, str | None, Charged],
+    paid: int,
+    spare: int,
+) -> None:
+    bench.paid.answers = [Accepted(handle="h1", poll_after_s=1)]
+    bench.paid.polls = [Failed(error=error, charged=charged)]
+    history = await bench.run(await bench.submit(request=request(fallbacks=(OTHER,))))
+    assert ended(history) == expected
+    assert (len(bench.paid.calls), len(bench.spare.calls)) == (paid, spare)
+    assert history.attempts[0].charged is charged
+
+
+async def test_what_is_refused_and_billed_all_the_same_is_booked(bench: Bench) -> None:
+    bench.paid.answers = [ProviderRejected("moderated", charged=Charged.YES, cost_micros=7)]
+    history = await bench.run(await bench.submit())
+    assert ended(history) == (JobStatus.FAILED, "provider_rejected", Charged.YES)
+    assert history.job.cost_micros == 7
+
+
 async def test_accepted_work_ends_as_unknown_when_its_provider_is_gone(bench: Bench) -> None:
     new = await left_open(bench, handle="h1")
     del bench.providers[PAID]
@@ -626,6 +672,148 @@ async def test_a_ledger_that_is_complete_but_not_settled_is_settled(bench: Bench
     assert history.job.status is JobStatus.COMPLETED
     assert history.job.result is not None
     assert history.job.result.shortfall is not None
+
+
+async def test_a_model_that_nobody_knows_is_asked_for_as_many_as_its_provider_gives(bench: Bench) -> None:
+    bench.paid.max_n = 1
+    await bench.run(await bench.submit(request=request(n=3, seed=7)))
+    assert [(call.n, call.offset, call.request.seed) for call in bench.paid.calls] == [(1, 0, 7), (1, 1, 8), (1, 2, 9)]
+    await bench.run(await bench.submit(request=request(n=2)))
+    assert [call.request.seed for call in bench.paid.calls[3:]] == [None, None]
+
+
+# Repeats that the provider knows
+
+
+def tokens(bench: Bench) -> list[str]:
+    return [call.token.rsplit("-", 1)[1] for call in bench.paid.calls]
+
+
+async def test_a_repeat_shows_the_token_of_the_call_whose_outcome_is_unknown(bench: Bench) -> None:
+    bench.offer(PAID, bench.paid, repeatable=True, retry=RetryPolicy(max=3))
+    bench.paid.specs = [SPEC]
+    bench.paid.answers = [ProviderUncertain("lost"), ProviderUnavailable("down"), ProviderUncertain("lost")]
+    await bench.run(await bench.submit(request=request(n=4)))
+    assert tokens(bench) == ["1", "1", "1", "1", "5"]
+
+
+async def test_after_work_that_clearly_failed_comes_new_work(bench: Bench) -> None:
+    bench.offer(PAID, bench.paid, repeatable=True)
+    bench.paid.answers = [ProviderUncertain("lost"), Accepted(handle="h1", poll_after_s=1)]
+    bench.paid.polls = [Failed(error=ProviderUnavailable("dropped"), charged=Charged.NO)]
+    await bench.run(await bench.submit())
+    assert tokens(bench) == ["1", "1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("on_unknown", "paid", "spare", "status"),
+    [
+        (OnUnknown.FAIL, 2, 0, JobStatus.FAILED),
+        (OnUnknown.FALLBACK, 2, 1, JobStatus.COMPLETED),
+        (OnUnknown.RETRY, 3, 0, JobStatus.COMPLETED),
+    ],
+)
+async def test_where_a_repeat_is_known_by_its_key_another_key_needs_consent(
+    bench: Bench, on_unknown: OnUnknown, paid: int, spare: int, status: JobStatus
+) -> None:
+    bench.offer(PAID, bench.paid, keys={"a": "*", "b": "*"}, repeatable=True, deduplicated=True)
+    bench.paid.answers = [ProviderUncertain("lost"), ProviderAuthError("no", status=401)]
+    history = await bench.run(await bench.submit(request=request(fallbacks=(OTHER,))), on_unknown=on_unknown)
+    assert (len(bench.paid.calls), len(bench.spare.calls), history.job.status) == (paid, spare, status)
+    assert history.attempts[0].charged is Charged.UNKNOWN
+    assert bench.paid.calls[0].key == bench.paid.calls[1].key
+
+
+async def test_a_known_repeat_waits_and_is_made_with_the_same_key(bench: Bench) -> None:
+    bench.offer(PAID, bench.paid, keys={"a": "*", "b": "*"}, repeatable=True, deduplicated=True)
+    bench.paid.answers = [ProviderUncertain("lost"), ProviderBusy("wait", retry_after_s=50.0)]
+    history = await bench.run(await bench.submit())
+    assert history.job.status is JobStatus.COMPLETED
+    assert (tokens(bench), len({call.key.name for call in bench.paid.calls})) == (["1", "1", "1"], 1)
+    assert bench.agains[-1].at >= later(50)
+
+
+# What other jobs learn from it
+
+
+async def test_a_busy_key_is_left_alone_by_all_jobs_and_costs_them_no_retry(bench: Bench) -> None:
+    bench.offer(PAID, bench.paid, retry=RetryPolicy(max=0))
+    bench.paid.answers = [ProviderBusy("wait", retry_after_s=60.0)]
+    await bench.run(await bench.submit())
+    history = await bench.run(await bench.submit())
+    assert (states(history), bench.agains[-1].at) == (["succeeded"], later(60))
+    assert ended(await bench.run(await bench.submit()))[0] is JobStatus.COMPLETED
+
+
+async def test_a_key_that_is_refused_is_left_until_it_is_renewed(bench: Bench) -> None:
+    bench.paid.answers = [ProviderAuthError("no", status=401)]
+    assert ended(await bench.run(await bench.submit()))[1] == "provider_auth_failed"
+    assert ended(await bench.run(await bench.submit()))[1] == "provider_key_refused"
+    assert len(bench.paid.calls) == 1
+    bench.keys.renew(PAID)
+    assert ended(await bench.run(await bench.submit()))[0] is JobStatus.COMPLETED
+
+
+async def test_a_key_has_so_many_jobs_at_a_time(bench: Bench) -> None:
+    entry = bench.providers[PAID]
+    bench.providers[PAID] = replace(entry, keys=(replace(entry.keys[0], concurrency=1),))
+    bench.paid.answers = [Accepted(handle="h1", poll_after_s=1)]
+    engine, first, second = bench.engine(), await bench.submit(), await bench.submit()
+    await engine.step(first.id)
+    assert await engine.step(second.id) == Again(at=later(0.5), lane=PAID)
+    await engine.step(first.id)
+    assert await engine.step(second.id) is None
+    assert len(bench.paid.calls) == 2
+
+
+async def test_what_fails_again_and_again_is_left_alone_then_probed_by_one(bench: Bench) -> None:
+    bench.offer(PAID, bench.paid, retry=RetryPolicy(max=0), breaker=BreakerPolicy(failures=2, open_for_s=30))
+    bench.paid.answers = [ProviderUnavailable("down")] * 3
+    engine = bench.engine()
+    for _ in range(2):
+        assert await engine.step((await bench.submit()).id) is None
+    assert bench.spare.calls == []
+    waiting = await bench.submit()
+    assert await engine.step(waiting.id) == Again(at=later(30), lane=PAID)
+    await engine.step((fallen := await bench.submit(request=request(fallbacks=(OTHER,)))).id)
+    assert (await bench.history(fallen)).job.lane == SPARE
+
+    bench.clock.move(30)
+    assert await engine.step(waiting.id) is None
+    late = await bench.submit()
+    assert await engine.step(late.id) == Again(at=later(60), lane=PAID)
+    bench.clock.move(30)
+    bench.paid.answers = [Accepted(handle="h1", poll_after_s=1)]
+    await engine.step(late.id)
+    assert await engine.step((await bench.submit()).id) is None
+    assert len(bench.paid.calls) == 5
+
+
+async def test_a_retry_that_would_be_one_too_many_waits(bench: Bench) -> None:
+    bench.offer(PAID, bench.paid, retry=RetryPolicy(max=5, initial_s=0, least=2))
+    bench.paid.answers = [ProviderUnavailable("down")] * 4
+    history = await bench.run(await bench.submit())
+    assert states(history) == ["failed"] * 4 + ["succeeded"]
+    assert bench.clock.moment >= later(50)
+
+
+async def test_what_is_remembered_of_models_does_not_grow_without_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "_MOST_BREAKERS", 1)
+    bench.offer(PAID, bench.paid, retry=RetryPolicy(max=0), breaker=BreakerPolicy(failures=1))
+    bench.paid.answers = [ProviderUnavailable("down")] * 2
+    engine = bench.engine()
+    for target in (FLUX, replace(FLUX, model="sd")):
+        await engine.step((await bench.submit(request=request(target))).id)
+    assert await engine.step((await bench.submit()).id) is None
+
+
+def test_keys_that_have_left_the_settings_still_ask_for_accepted_work(bench: Bench) -> None:
+    entry = bench.providers[PAID].with_keys((KeyEntry(key=ProviderKey(name="new", value="n")),))
+    assert (entry.key("main").value, entry.key("new").value, entry.key("odd").value) == ("secret-main", "n", None)
+    back = entry.with_keys((KeyEntry(key=ProviderKey(name="main", value="m")),))
+    assert (back.key("main").value, back.key("new").value) == ("m", "n")
 
 
 # Faults of the store

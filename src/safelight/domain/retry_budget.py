@@ -31,7 +31,7 @@ class RetryBudget:
         self._forget(_span(now))
         calls = sum(calls for calls, _ in self._spans.values())
         retries = sum(retries for _, retries in self._spans.values())
-        return retries < max(self.least, int(self.share * calls))
+        return retries + 1 <= max(self.least, self.share * (calls + 1))
 
     def _forget(self, span: int) -> None:
         for old in [each for each in self._spans if each <= span - _SPANS]:
