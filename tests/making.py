@@ -121,7 +121,7 @@ detail_counts: st.SearchStrategy[Mapping[str, int] | None] = st.none() | st.dict
 targets = st.builds(Target, provider=names.map(ProviderName), model=texts)
 images = st.builds(
     StoredImage,
-    blob=st.builds(blob_key, st.just("2026112312"), st.uuids().map(str).map(JobId), names).map(BlobKey),
+    blob=st.builds(blob_key, st.just(NOON), st.uuids().map(str).map(JobId), names).map(BlobKey),
     content_type=st.sampled_from(["image/png", "image/jpeg", "image/webp", "image/gif"]),
     size_bytes=counts,
     sha256=names,

@@ -63,7 +63,9 @@ class JobSettings(_Section):
     result_ttl: int = Field(3600, gt=0, description="Seconds that a result is kept after the job's end.")
     max_result_ttl: int = Field(604_800, gt=0, description="Most seconds that a caller may ask for.")
     concurrency: int = Field(256, gt=0, description="Jobs at work at a time, over all providers.")
-    on_unknown: OnUnknown = Field(OnUnknown.FAIL, description="After a call that may have been charged: see the docs.")
+    on_unknown: OnUnknown = Field(
+        OnUnknown.FAIL, description="After a call that may have been charged: fail, retry or fallback."
+    )
     shutdown_grace: float = Field(30, ge=0, description="Seconds that running calls get at a shutdown.")
     deadline: int = Field(86_400, gt=0, description="Seconds after which a job that has not ended fails.")
     sweep_interval: Seconds = Field(30, description="Seconds between two sweeps of expired jobs.")

@@ -124,14 +124,14 @@ def open_provider(name: str, entry: ProviderEntrySettings, sessions: HttpSession
             "or take it out; the model builtin/sketch needs no key"
         )
     wanted = module.settle(provider_settings(name, entry))
+    # The built-in provider's failures are made for tests and tell nothing of it: no breaker, and as many retries as asked.
     return ProviderEntry(
         provider=module.open(wanted, sessions),
         keys=_keys(name, entry.keys),
         repeatable=bool(wanted.repeatable),
-        retry=wanted.retry,
+        retry=wanted.retry if module.remote else replace(wanted.retry, share=1.0),
         concurrency=wanted.concurrency,
         deduplicated=module.deduplicates,
-        # The built-in provider's failures are made for tests; they tell nothing of it.
         breaker=BreakerPolicy(
             failures=entry.breaker.failures if module.remote else 0, open_for_s=entry.breaker.open_for
         ),

@@ -37,7 +37,7 @@ def served(
 ) -> Iterator[ServedGateway]:
     """One gateway for all tests that leave it as they found it."""
     key = {"name": "main", "value": "sk-upstream"}
-    openai = {"base_url": upstream.base_url, "keys": [key], "retries": NO_RETRIES}
+    openai = {"base_url": upstream.base_url, "keys": [key], "retries": NO_RETRIES, "breaker": {"failures": 0}}
     local = {"type": "openai_compatible", "base_url": gpu_box.base_url, "retries": NO_RETRIES, "response_format": "url"}
     settings = settings_for(
         tmp_path_factory.mktemp("gateway") / "data",
@@ -59,6 +59,9 @@ def _calm_upstream(request: pytest.FixtureRequest) -> Iterator[None]:
         simulator: OpenAISimulator = request.getfixturevalue("upstream")
         simulator.faults.clear()
         simulator.exchanges.clear()
+        if "served" in request.fixturenames:
+            gateway: ServedGateway = request.getfixturevalue("served")
+            gateway.gateway.reload_keys(gateway.settings)  # a key that a test had refused is in again
 
 
 @pytest.fixture

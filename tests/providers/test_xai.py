@@ -19,6 +19,7 @@ from safelight.domain.errors import (
     UnsupportedFeature,
 )
 from safelight.domain.image import ImageRequest, Operation
+from safelight.domain.money import Charged
 from tests.providers.support import (
     KEY,
     FolderWorkspace,
@@ -324,6 +325,8 @@ class TestModeration:
         with pytest.raises(ProviderRejected, match="withheld every image") as caught:
             await provider.start(call(wanted(prompt="[withheld] a fox", n=2), workspace))
         assert caught.value.provider_code == "content_policy_violation"
+        assert caught.value.charged is Charged.YES
+        assert caught.value.cost_micros
 
     async def test_nothing_at_all_may_have_been_billed(self, provider: Provider, workspace: FolderWorkspace) -> None:
         with pytest.raises(ProviderProtocolError, match="moderation; it may have been billed"):

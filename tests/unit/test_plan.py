@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safelight.domain.errors import ErrorClass
-from safelight.domain.job import Attempt, AttemptState, Job, JobError, JobHistory
+from safelight.domain.job import Attempt, AttemptState, Charged, Job, JobError, JobHistory
 from safelight.domain.plan import (
     MOST_ABANDONED,
     PATIENCE,
@@ -24,6 +24,8 @@ from safelight.domain.plan import (
     Step,
     Wait,
     decide,
+    made_before,
+    repeats,
 )
 from safelight.domain.schedule import RetryPolicy
 from tests.making import FLUX, NOON, OTHER, failed, job, later, production, request, started, succeeded
@@ -288,6 +290,9 @@ route_lists = st.lists(
         target=st.sampled_from([FLUX, OTHER]),
         keys=st.sampled_from([(None,), ("a",), ("a", "b"), ("a", "b", "c")]),
         repeatable=st.booleans(),
+        deduplicated=st.booleans(),
+        free_at=st.sampled_from([{}, {}, {"a": later(40), None: later(300)}]),
+        closed_until=st.sampled_from([None, None, later(50)]),
         retry=st.builds(RetryPolicy, max=st.integers(0, 4)),
         max_n=st.none() | st.integers(1, 3),
         refusal=st.sampled_from([None, None, None, REFUSED]),
@@ -353,6 +358,7 @@ def _ended(attempt: Attempt, outcome: object, retry_at: datetime) -> Attempt:
             target=attempt.target,
             key_name=attempt.key_name,
             n=attempt.n,
+            handle=attempt.handle,
             retry_at=retry_at,
         )
     return replace(
@@ -403,7 +409,114 @@ def test_nothing_is_bought_again_after_an_unknown_outcome_without_consent(
 
 @settings(max_examples=300, deadline=None)
 @given(runs())
+def test_a_doubt_that_a_repeat_could_settle_is_never_left_for_another_key_or_target(
+    run: tuple[list[Attempt], Step, Sequence[Route], OnUnknown],
+) -> None:
+    attempts, _, routes, on_unknown = run
+    doubt: Attempt | None = None
+    for attempt in attempts:
+        route = routes[attempt.route]
+        if doubt is not None and on_unknown is OnUnknown.FAIL:
+            assert (attempt.route, attempt.key_name, attempt.n) == (doubt.route, doubt.key_name, doubt.n)
+        over = attempt.state is AttemptState.SUCCEEDED or (
+            attempt.state is AttemptState.FAILED and attempt.handle is not None
+        )
+        if over:
+            doubt = None
+        elif attempt.state is AttemptState.UNKNOWN and route.repeatable and route.deduplicated:
+            doubt = doubt or attempt
+
+
+@settings(max_examples=300, deadline=None)
+@given(runs())
 def test_no_call_asks_for_more_than_is_missing(run: tuple[list[Attempt], Step, Sequence[Route], OnUnknown]) -> None:
     attempts, _, routes, _ = run
     for attempt in attempts:
         assert 1 <= attempt.n <= (routes[attempt.route].max_n or 6)
+
+
+# Keys that cool, targets that are closed
+
+
+def test_a_key_that_is_free_is_taken_before_those_that_cool() -> None:
+    routes = (replace(KEYS[0], free_at={"a": later(9)}), KEYS[1])
+    assert step(routes=routes) == Start(route=0, key_name="b", n=1)
+    busy = failed(error_class=ErrorClass.BUSY, key_name="b", retry_at=later(3))
+    assert step(busy, routes=routes) == Wait(until=later(3), route=0)
+
+
+def test_when_all_keys_cool_the_first_is_waited_for() -> None:
+    cooling = replace(KEYS[0], free_at={"a": later(9), "b": later(5)})
+    assert step(routes=(cooling, KEYS[1])) == Wait(until=later(5), route=0)
+    assert step(routes=(cooling, KEYS[1]), now=later(5)) == Start(route=0, key_name="b", n=1)
+
+
+def test_a_long_cooling_is_worth_the_fallback() -> None:
+    long = NOON + PATIENCE + timedelta(seconds=1)
+    cooling = replace(TWO[0], free_at={None: long})
+    assert step(routes=(cooling, TWO[1])) == Start(route=1, key_name=None, n=1)
+    assert step(routes=(cooling,)) == Wait(until=long, route=0)
+
+
+def test_a_closed_target_is_passed_over_and_waited_for_where_there_is_no_other() -> None:
+    closed = replace(TWO[0], closed_until=later(30))
+    assert step(routes=(closed, TWO[1])) == Start(route=1, key_name=None, n=1)
+    assert step(routes=(closed, replace(TWO[1], closed_until=later(20)))) == Wait(until=later(20), route=1)
+    assert step(routes=(closed, replace(TWO[1], refusal=REFUSED))) == Wait(until=later(30), route=0)
+    assert step(routes=(closed,), now=later(30)) == Start(route=0, key_name=None, n=1)
+
+
+def test_a_target_that_closes_after_a_failure_is_left_where_there_is_another() -> None:
+    closed = replace(TWO[0], closed_until=later(30))
+    assert step(failed(), routes=(closed, TWO[1])) == Start(route=1, key_name=None, n=1)
+    assert step(failed(), routes=(closed, replace(TWO[1], closed_until=later(5)))) == Wait(until=later(30), route=0)
+
+
+# Repeats
+
+
+KNOWN = (replace(KEYS[0], repeatable=True, deduplicated=True), KEYS[1])
+LOST = failed(1, ErrorClass.UNCERTAIN, key_name="a")
+
+
+@pytest.mark.parametrize("error_class", [ErrorClass.BUSY, ErrorClass.UNAVAILABLE, ErrorClass.UNCERTAIN])
+def test_a_known_repeat_is_made_with_the_same_key(error_class: ErrorClass) -> None:
+    assert step(LOST, failed(2, error_class, key_name="a"), routes=KNOWN) == Start(route=0, key_name="a", n=1)
+
+
+@pytest.mark.parametrize("error_class", [ErrorClass.AUTH, ErrorClass.MODEL_GONE])
+def test_where_it_cannot_be_made_the_outcome_stays_unknown(error_class: ErrorClass) -> None:
+    attempts = (LOST, failed(2, error_class, key_name="a"))
+    assert given_up(step(*attempts, routes=KNOWN)) == "uncertain"
+    assert step(*attempts, routes=KNOWN, on_unknown=OnUnknown.FALLBACK) == Start(route=1, key_name=None, n=1)
+    assert given_up(step(LOST, routes=(replace(KNOWN[0], keys=("b",)), KEYS[1]))) == "uncertain"
+
+
+def test_a_repeat_that_is_refused_is_final() -> None:
+    assert given_up(step(LOST, failed(2, ErrorClass.REJECTED, key_name="a"), routes=KNOWN)) == "rejected"
+
+
+def test_work_that_has_clearly_failed_is_in_no_doubt() -> None:
+    over = failed(2, key_name="a", handle="h")
+    assert step(LOST, over, failed(3, ErrorClass.AUTH, key_name="a"), routes=KNOWN) == Start(route=0, key_name="b", n=1)
+
+
+def test_what_was_charged_and_failed_is_bought_again_only_with_consent() -> None:
+    paid = failed(charged=Charged.YES)
+    assert given_up(step(paid, routes=TWO)) == "unavailable"
+    assert step(paid, routes=TWO, on_unknown=OnUnknown.RETRY) == Start(route=0, key_name=None, n=1)
+    assert step(paid, routes=TWO, on_unknown=OnUnknown.FALLBACK) == Start(route=1, key_name=None, n=1)
+
+
+def test_a_repeat_is_known_by_target_key_and_count() -> None:
+    again = started(3, key_name="a")
+    assert repeats((LOST, failed(2, key_name="a")), again) == 1
+    assert repeats((LOST, failed(2, key_name="a", handle="h")), again) == 3
+    assert repeats((LOST, succeeded(2)), again) == 3
+    for other in (replace(again, key_name="b"), replace(again, n=2), replace(again, route=1)):
+        assert repeats((LOST,), other) == 3
+    assert repeats((), started()) == 1
+
+
+def test_pictures_that_were_made_before_are_counted() -> None:
+    assert made_before((succeeded(1, 2), failed(2), succeeded(3, 1)), 3) == 2

@@ -1,6 +1,6 @@
 """What the settings become."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from safelight.adapters.data_dir import acquire
 from safelight.adapters.providers._http import open_sessions
 from safelight.application.advance import ProviderEntry
 from safelight.config import Settings, load
+from safelight.domain.breaker import BreakerPolicy
 from safelight.domain.capability import Life, ModelSpec
 from safelight.domain.errors import ConfigurationError
 from safelight.domain.ids import ProviderName
 from safelight.domain.price import ImagePrice, Price
-from safelight.wiring import open_providers, operator_prices, warn_of_endings
+from safelight.server import reload_keys
+from safelight.wiring import Gateway, open_gateway, open_providers, operator_prices, warn_of_endings
 from tests.doubles import ScriptedProvider
 from tests.making import PAID
 
@@ -90,3 +93,75 @@ def test_an_operator_is_warned_of_models_near_their_end() -> None:
     plain: list[dict[str, Any]] = [dict(entry) for entry in logs]
     models = {"old": "retired", "ending": "2026-12-01"}
     assert plain == [{"event": "models_near_their_end", "log_level": "warning", "provider": "paid", "models": models}]
+
+
+# Other keys while it runs
+
+KEYS = """
+providers:
+  openai:
+    keys: [{name: old, value: sk-1}, {name: both, value: sk-2}]
+"""
+OPENAI = ProviderName("openai")
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+    gateway = await open_gateway(settings(tmp_path, KEYS), acquire(tmp_path / "data", address="http://x"))
+    yield gateway
+    await gateway.close()
+
+
+def keys(gateway: Gateway) -> dict[str | None, str | None]:
+    entry = gateway._providers[OPENAI]
+    return {name: entry.key(name).value for name in [each.key.name for each in entry.keys]}
+
+
+async def test_keys_are_swapped_while_it_runs(gateway: Gateway, tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        wanted = KEYS.replace("name: old", "name: new").replace("sk-2", "sk-3")
+        reload_keys(gateway, lambda: settings(tmp_path, wanted))
+    assert keys(gateway) == {"new": "sk-1", "both": "sk-3"}
+    assert gateway._providers[OPENAI].key("old").value == "sk-1"
+    plain: list[dict[str, Any]] = [dict(entry) for entry in logs]
+    names = {"openai": ["new", "both"]}
+    assert plain == [{"event": "provider_keys_reloaded", "log_level": "info", "keys": names}]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (KEYS.replace("name: old", "name: both"), "a name of its own"),
+        ("providers: {openai: {}}", "no key any more"),
+        ("providers: [", "is not YAML"),
+    ],
+)
+async def test_settings_that_cannot_be_used_change_nothing(
+    gateway: Gateway, tmp_path: Path, wanted: str, told: str
+) -> None:
+    with capture_logs() as logs:
+        reload_keys(gateway, lambda: settings(tmp_path, wanted))
+    assert keys(gateway) == {"old": "sk-1", "both": "sk-2"}
+    assert [entry["event"] for entry in logs] == ["provider_keys_not_reloaded"]
+    assert told in logs[0]["error"]
+    assert "sk-" not in str(logs)
+
+
+async def test_weights_limits_and_breakers_come_from_the_settings(tmp_path: Path) -> None:
+    text = """
+    providers:
+      openai:
+        keys: [{name: a, value: sk-1, weight: 3, concurrency: 4}]
+        breaker: {failures: 7, open_for: 9}
+        retries: {share: 0.5, least: 3}
+    """
+    entries = await opened(settings(tmp_path, text))
+    (key,) = entries[OPENAI].keys
+    assert (key.weight, key.concurrency) == (3, 4)
+    assert entries[OPENAI].breaker == BreakerPolicy(failures=7, open_for_s=9)
+    assert (entries[OPENAI].retry.share, entries[OPENAI].retry.least) == (0.5, 3)
+
+
+async def test_the_built_in_provider_is_neither_left_alone_nor_spared(tmp_path: Path) -> None:
+    builtin = (await opened(settings(tmp_path)))[ProviderName("builtin")]
+    assert (builtin.breaker.failures, builtin.retry.share) == (0, 1.0)

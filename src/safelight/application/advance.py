@@ -222,7 +222,11 @@ class Advance:
         if budget is None:
             budget = self._budgets[target.provider] = RetryBudget(share=entry.retry.share, least=entry.retry.least)
         last = history.attempts[-1] if history.attempts else None
-        retry = last is not None and last.target.provider == target.provider and last.error is not None
+        retry = (
+            last is not None
+            and last.target.provider == target.provider
+            and last.error_class not in {None, ErrorClass.ABANDONED}  # where we stopped, the provider is not at fault
+        )
         if retry and not budget.allows(now):
             log.info("retry_put_off", job_id=history.job.id, provider=target.provider)
             return self._in(self.random.uniform(*_OVER_BUDGET_S))

@@ -160,7 +160,7 @@ def _shown(answer: Answer, said: _Said) -> list[dict[str, Any]]:
             status=400,
             provider_code="content_policy_violation",
             request_id=answer.request_id,
-            charged=Charged.YES if cost else Charged.UNKNOWN,
+            charged=Charged.UNKNOWN if cost is None else Charged.YES if cost else Charged.NO,
             cost_micros=cost,
         )
     if not shown:
