@@ -53,7 +53,7 @@ providers:
     concurrency: 64
     timeout: 300
     retries: {max: 2, initial: 0.5, max_delay: 30}
-    breaker: {failures: 5, open_for: 30}
+    breaker: {failures: 10, open_for: 10}
   gpu-box: {type: openai_compatible, base_url: "http://127.0.0.1:8000/v1"}
 prices:
   gpu-box/flux: {per_image_usd: 0.002}     # adds to what ships, and overrides it

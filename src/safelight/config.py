@@ -103,14 +103,14 @@ class RetrySettings(_Section):
     initial: float = Field(0.5, ge=0, description="Seconds before the first retry; doubles with each.")
     max_delay: float = Field(30, ge=0, description="Most seconds between two tries.")
     share: float = Field(0.2, ge=0, le=1, description="Share of a minute's calls that may be retries; more must wait.")
-    least: int = Field(10, ge=1, description="Retries that a minute may have however few calls there were.")
+    least: int = Field(100, ge=1, description="Retries that a minute may have however few calls there were.")
 
 
 class BreakerSettings(_Section):
     """When a model of a provider is left alone, because it fails again and again."""
 
-    failures: int = Field(5, ge=0, description="Failures in a row after which a model is not called; 0: never.")
-    open_for: Seconds = Field(30, description="Seconds until one call goes to see whether it is back.")
+    failures: int = Field(10, ge=0, description="Failures in a row after which a model is not called; 0: never.")
+    open_for: Seconds = Field(10, description="Seconds until one call goes to see whether it is back.")
 
 
 class ProviderEntrySettings(BaseModel):

@@ -745,12 +745,19 @@ async def test_a_busy_key_is_left_alone_by_all_jobs_and_costs_them_no_retry(benc
     assert ended(await bench.run(await bench.submit()))[0] is JobStatus.COMPLETED
 
 
-async def test_a_key_that_is_refused_is_left_until_it_is_renewed(bench: Bench) -> None:
+async def test_a_key_that_is_refused_is_left_while_there_is_another(bench: Bench) -> None:
+    first = bench.providers[PAID].keys[0]
+    spare = replace(first, key=ProviderKey(name="spare", value="s"), weight=0)
+    bench.providers[PAID] = replace(bench.providers[PAID], keys=(first, spare))
+    bench.paid.answers = [ProviderAuthError("no", status=401)]
+    for _ in range(2):
+        assert ended(await bench.run(await bench.submit()))[0] is JobStatus.COMPLETED
+    assert [call.key.name for call in bench.paid.calls] == [first.key.name, "spare", "spare"]
+
+
+async def test_an_only_key_is_tried_again_though_it_was_refused(bench: Bench) -> None:
     bench.paid.answers = [ProviderAuthError("no", status=401)]
     assert ended(await bench.run(await bench.submit()))[1] == "provider_auth_failed"
-    assert ended(await bench.run(await bench.submit()))[1] == "provider_key_refused"
-    assert len(bench.paid.calls) == 1
-    bench.keys.renew(PAID)
     assert ended(await bench.run(await bench.submit()))[0] is JobStatus.COMPLETED
 
 

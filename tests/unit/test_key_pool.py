@@ -53,8 +53,15 @@ def test_a_key_that_is_refused_is_out_and_the_operator_is_told_once(pool: KeyPoo
 
 def test_a_key_without_the_right_is_out_for_that_model_alone(pool: KeyPool) -> None:
     pool.refuse(FLUX, "a", 403)
-    assert pool.usable(FLUX, (A,), NOON)[0] == ()
-    assert pool.usable(SD, (A,), NOON)[0] == ("a",)
+    assert pool.usable(FLUX, (A, B), NOON)[0] == ("b",)
+    assert set(pool.usable(SD, (A, B), NOON)[0]) == {"a", "b"}
+
+
+def test_where_every_key_is_out_they_are_tried_all_the_same(pool: KeyPool) -> None:
+    pool.refuse(FLUX, "a", 401)
+    assert pool.usable(FLUX, (A,), NOON)[0] == ("a",)
+    pool.refuse(FLUX, "b", 401)
+    assert set(pool.usable(FLUX, (A, B), NOON)[0]) == {"a", "b"}
 
 
 @pytest.mark.parametrize(("name", "status"), [(None, 401), ("a", 402), ("a", None)])

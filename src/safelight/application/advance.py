@@ -212,7 +212,7 @@ class Advance:
             deduplicated=entry.deduplicated,
             retry=entry.retry,
             max_n=spec.max_n if spec else entry.provider.max_n,
-            refusal=_KEYS_REFUSED if keys and not names else _refusal(request, target, names, entry.provider),
+            refusal=_refusal(request, target, names, entry.provider),
         )
 
     def _put_off(self, history: JobHistory, target: Target) -> datetime | None:
@@ -490,11 +490,6 @@ class Advance:
 
 
 _ABANDONED = ProviderAbandoned("the gateway stopped while the provider was being called; it may have been charged")
-_KEYS_REFUSED = JobError(
-    status_code=401,
-    code="provider_key_refused",
-    message="the provider refuses every key that may be used for this model; the operator has been told",
-)
 _UNREACHABLE = ProviderUncertain("the provider that accepted this work is not configured any more", status=500)
 
 

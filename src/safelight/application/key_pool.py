@@ -54,7 +54,9 @@ class KeyPool:
     ) -> tuple[tuple[str | None, ...], dict[str | None, datetime]]:
         """Name the keys that may be used for a target, in the order drawn, and those that must be waited for."""
         if self._out:
-            keys = [entry for entry in keys if not self._is_out(target, entry.key.name)]
+            # Where every key is refused they are tried all the same: the provider's own words reach the caller, and
+            # what was mended over there works again at once.
+            keys = [entry for entry in keys if not self._is_out(target, entry.key.name)] or keys
         if len(keys) > 1:
             keys = sorted(keys, key=self._drawn)
         waits: dict[str | None, datetime] = {}
@@ -82,7 +84,7 @@ class KeyPool:
         self._cooling[target.provider, name, target.model] = until
 
     def refuse(self, target: Target, name: str | None, status: int | None) -> None:
-        """Take a key out until a restart or a reload: for all models after 401, after 403 for the one that was asked.
+        """Prefer the other keys until a restart or a reload: for all models after 401, after 403 for the one asked.
 
         Where there is no key there is none to take out.
         """

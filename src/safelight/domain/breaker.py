@@ -13,8 +13,8 @@ FAULTS = frozenset({ErrorClass.UNAVAILABLE, ErrorClass.UNCERTAIN})
 class BreakerPolicy:
     """How many failures in a row open it (0: none ever do), and for how long."""
 
-    failures: int = 5
-    open_for_s: float = 30.0
+    failures: int = 10
+    open_for_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

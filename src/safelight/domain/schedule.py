@@ -15,7 +15,7 @@ class RetryPolicy:
     max_delay_s: float = 30.0
     share: float = 0.2
     """Of a provider's calls in a minute, so many may be retries (see `retry_budget.py`)."""
-    least: int = 10
+    least: int = 100
     """So many may be retries however few calls there were."""
 
     def delay_s(self, retry: int, *, jitter: float) -> float:
