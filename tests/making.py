@@ -20,7 +20,8 @@ from safelight.domain.image import (
     Target,
     Usage,
 )
-from safelight.domain.job import Attempt, AttemptState, Charged, Ending, Job, JobError, JobResult, Production
+from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobError, JobResult, Production
+from safelight.domain.money import Charged
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PAID = ProviderName("paid")

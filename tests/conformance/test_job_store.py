@@ -16,7 +16,8 @@ from safelight.adapters.sqlite.jobs import SqliteJobStore
 from safelight.application.ports import JobFilter, JobStore
 from safelight.domain.errors import StorageError, Superseded
 from safelight.domain.ids import JobId
-from safelight.domain.job import Attempt, AttemptState, Charged, Ending, Job, JobHistory, JobStatus
+from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobHistory, JobStatus
+from safelight.domain.money import Charged
 from safelight.domain.outcome import settle
 from tests.making import (
     NOON,

@@ -25,7 +25,7 @@ from safelight.domain.errors import (
 )
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import ImageRequest, Operation
-from safelight.domain.job import Charged
+from safelight.domain.money import Charged
 from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,

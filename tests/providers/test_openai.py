@@ -29,7 +29,7 @@ from safelight.domain.errors import (
     UnsupportedFeature,
 )
 from safelight.domain.image import ImageRequest, Operation
-from safelight.domain.job import Charged
+from safelight.domain.money import Charged
 from tests.providers.support import (
     KEY,
     FolderWorkspace,

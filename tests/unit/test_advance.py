@@ -47,7 +47,8 @@ from safelight.domain.errors import (
 )
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import Operation, Usage
-from safelight.domain.job import Attempt, AttemptState, Charged, Job, JobHistory, JobStatus
+from safelight.domain.job import Attempt, AttemptState, Job, JobHistory, JobStatus
+from safelight.domain.money import Charged
 from safelight.domain.plan import OnUnknown
 from safelight.domain.price import ImagePrice, Price
 from safelight.domain.schedule import RetryPolicy

@@ -10,7 +10,8 @@ from safelight.cli.app import app
 from safelight.domain.errors import ErrorClass
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest, Operation, Target
-from safelight.domain.job import Attempt, AttemptState, Charged, Ending, Job, JobError
+from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobError
+from safelight.domain.money import Charged
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 ERROR = JobError(status_code=504, code="outcome_unknown", message="no answer came", gateway_fault=False)

@@ -6,17 +6,8 @@ from datetime import timedelta
 import pytest
 
 from safelight.domain.image import InputImage, OutputImage
-from safelight.domain.job import (
-    TRANSITIONS,
-    Attempt,
-    AttemptState,
-    Charged,
-    Ending,
-    JobError,
-    JobHistory,
-    JobResult,
-    JobStatus,
-)
+from safelight.domain.job import TRANSITIONS, Attempt, AttemptState, Ending, JobError, JobHistory, JobResult, JobStatus
+from safelight.domain.money import Charged
 from tests.making import FLUX, NOON, image, job, later, production, request, started
 
 NO = JobError(status_code=429, code="busy", message="no")

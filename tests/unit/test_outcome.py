@@ -6,7 +6,8 @@ import pytest
 
 from safelight.domain.errors import ErrorClass
 from safelight.domain.image import Usage
-from safelight.domain.job import Attempt, Charged, JobError, JobStatus
+from safelight.domain.job import Attempt, JobError, JobStatus
+from safelight.domain.money import Charged
 from safelight.domain.outcome import combine, heaviest_charge, settle, total_cost
 from tests.making import NOON, OTHER, failed, job, later, production, started, succeeded
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safelight.domain.errors import ErrorClass
-from safelight.domain.job import Attempt, AttemptState, Charged, Job, JobError, JobHistory
+from safelight.domain.job import Attempt, AttemptState, Job, JobError, JobHistory
+from safelight.domain.money import Charged
 from safelight.domain.plan import (
     MOST_ABANDONED,
     PATIENCE,

@@ -13,7 +13,8 @@ from safelight.application.read import Read
 from safelight.domain.errors import NotFound
 from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
-from safelight.domain.job import Charged, Ending, Job, JobError, JobStatus
+from safelight.domain.job import Ending, Job, JobError, JobStatus
+from safelight.domain.money import Charged
 from tests.doubles import FakeClock
 from tests.making import NOON, job, new_id, started
 

@@ -11,7 +11,8 @@ from safelight.application.sweep import Sweep
 from safelight.domain.errors import StorageError
 from safelight.domain.ids import JobId, blob_key
 from safelight.domain.image import InputImage
-from safelight.domain.job import AttemptState, Charged, Job, JobHistory, JobStatus
+from safelight.domain.job import AttemptState, Job, JobHistory, JobStatus
+from safelight.domain.money import Charged
 from safelight.domain.outcome import settle
 from tests.doubles import BlobNames, FakeClock, FaultyStore
 from tests.making import NOON, PAID, failed, image, job, later, new_id, request, started, succeeded

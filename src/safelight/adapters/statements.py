@@ -13,17 +13,8 @@ import msgspec
 from safelight.domain.errors import ErrorClass
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest, Target
-from safelight.domain.job import (
-    Attempt,
-    AttemptState,
-    Charged,
-    Ending,
-    Job,
-    JobError,
-    JobResult,
-    JobStatus,
-    Production,
-)
+from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobError, JobResult, JobStatus, Production
+from safelight.domain.money import Charged
 
 Row = Sequence[Any]
 T = TypeVar("T")

@@ -46,15 +46,8 @@ from safelight.domain.errors import (
 )
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest, OutputImage, Target
-from safelight.domain.job import (
-    Attempt,
-    AttemptState,
-    Charged,
-    Job,
-    JobError,
-    JobHistory,
-    Production,
-)
+from safelight.domain.job import Attempt, AttemptState, Job, JobError, JobHistory, Production
+from safelight.domain.money import Charged
 from safelight.domain.outcome import settle
 from safelight.domain.plan import (
     Abandon,

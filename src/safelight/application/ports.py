@@ -10,7 +10,8 @@ from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ProviderError
 from safelight.domain.ids import BlobKey, JobId, ProviderName
 from safelight.domain.image import ImageRequest, StoredImage, Usage
-from safelight.domain.job import Attempt, Charged, Ending, Job, JobHistory, JobStatus
+from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
+from safelight.domain.money import Charged
 
 
 class Clock(Protocol):

@@ -9,7 +9,8 @@ import structlog
 from safelight.application.ports import Bell, BlobStore, Clock, JobStore
 from safelight.domain.errors import ErrorClass, StorageError, Superseded
 from safelight.domain.ids import JobId, blob_job
-from safelight.domain.job import Attempt, AttemptState, Charged, JobError
+from safelight.domain.job import Attempt, AttemptState, JobError
+from safelight.domain.money import Charged
 from safelight.domain.outcome import settle
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from safelight.domain.errors import ErrorClass
 from safelight.domain.ids import BlobKey, JobId, ProviderName
 from safelight.domain.image import ImageRequest, Operation, OutputImage, Target, Usage
-from safelight.domain.money import Charged as Charged  # noqa: PLC0414 - a part of the ledger
+from safelight.domain.money import Charged
 
 
 class JobStatus(StrEnum):

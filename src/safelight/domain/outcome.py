@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from safelight.domain.image import Usage
-from safelight.domain.job import Attempt, Charged, Ending, Job, JobError, JobResult, Production
+from safelight.domain.job import Attempt, Ending, Job, JobError, JobResult, Production
+from safelight.domain.money import Charged
 
 _BY_WEIGHT = (Charged.NO, Charged.UNKNOWN, Charged.YES)
 

@@ -37,7 +37,7 @@ from safelight.domain.errors import (
     ProviderUncertain,
 )
 from safelight.domain.image import Dimensions, ImageRequest, Operation, StoredImage
-from safelight.domain.job import Charged
+from safelight.domain.money import Charged
 
 MAX_SIDE = 2048
 MAX_INPUT_SIDE = 4096

@@ -66,7 +66,7 @@ from safelight.domain.errors import (
     ProviderUnavailable,
     ProviderUncertain,
 )
-from safelight.domain.job import Charged
+from safelight.domain.money import Charged
 
 log = structlog.get_logger(__name__)
 

@@ -42,7 +42,7 @@ from safelight.domain.errors import (
     UnsupportedFeature,
 )
 from safelight.domain.image import ImageRequest, Operation
-from safelight.domain.job import Charged
+from safelight.domain.money import Charged
 
 CURRENT = "current"
 """The model that stands for whatever checkpoint the server has loaded."""
