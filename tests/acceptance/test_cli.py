@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_whoever_shared_the_engine_of_another_command_takes_over(tmp_path: Path)
             interrupt(first)
             assert second.wait(timeout=WAIT_S) == 0
     assert pixels(tmp_path / "second.png") == ("PNG", (64, 48))
-    with sqlite3.connect(tmp_path / ".safelight/safelight.db") as database:
+    with closing(sqlite3.connect(tmp_path / ".safelight/safelight.db")) as database:
         states = database.execute("SELECT state FROM attempts WHERE model = 'slow-2' ORDER BY number").fetchall()
     assert states == [("unknown",), ("succeeded",)]
 

@@ -19,18 +19,30 @@ def open_connection(path: Path, *, writes: bool, busy_timeout_s: float = BUSY_TI
     """Open the database: WAL, every commit synced to disk before it returns. Raises `StorageError`."""
     try:
         connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA cache_size = -16384")
-        connection.execute("PRAGMA temp_store = MEMORY")
-        # Checkpoints sync the whole file: at 32 MB of log instead of 4 they are seldom, and pages written often, once.
-        connection.execute("PRAGMA wal_autocheckpoint = 8192")
-        if not writes:
-            connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error as error:
-        raise StorageError(f"the database {path} cannot be opened: {error}") from error
+        raise _cannot_be_opened(path, error) from error
+    try:
+        _prepare(connection, writes=writes)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _cannot_be_opened(path, error) from error
     return connection
+
+
+def _prepare(connection: sqlite3.Connection, *, writes: bool) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA cache_size = -16384")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    # Checkpoints sync the whole file: at 32 MB of log instead of 4 they are seldom, and pages written often, once.
+    connection.execute("PRAGMA wal_autocheckpoint = 8192")
+    if not writes:
+        connection.execute("PRAGMA query_only = ON")
+
+
+def _cannot_be_opened(path: Path, error: sqlite3.Error) -> StorageError:
+    return StorageError(f"the database {path} cannot be opened: {error}")
 
 
 class Writer:
