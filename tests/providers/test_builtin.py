@@ -341,7 +341,7 @@ class TestTime:
         async def wait(seconds: float) -> None:
             waits.append(seconds)
 
-        monkeypatch.setattr(asyncio, "sleep", wait)
+        monkeypatch.setattr("safelight.adapters.providers.builtin.sleep", wait)
         finished = await run(provider, call(sketch("slow-17"), workspace))
         assert waits == [17]
         assert len(finished.pictures) == 1

@@ -3,12 +3,12 @@
 It is a renderer, not a model. Whatever it does is free, may be repeated, and is the same for the same input.
 """
 
-import asyncio
 import hashlib
 import io
 import os
 import re
 import time
+from asyncio import get_running_loop, sleep
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -206,7 +206,7 @@ class Builtin(BaseProvider):
             raise _busy(retry_after_s=0.2)
         match _timed(call.model):
             case ("slow", seconds):
-                await asyncio.sleep(seconds)
+                await sleep(seconds)
             case ("handle", seconds):
                 return self._accept(call, seconds)
             case None if self.spec(call.model) is None:
@@ -254,7 +254,7 @@ class Builtin(BaseProvider):
         )
 
     async def _picture(self, call: Call, drawing: _Drawing) -> StoredPicture:
-        content = await asyncio.get_running_loop().run_in_executor(self._threads, drawing.render)
+        content = await get_running_loop().run_in_executor(self._threads, drawing.render)
         return StoredPicture(image=await store_picture(call.workspace, content))
 
 
