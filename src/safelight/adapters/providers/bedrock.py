@@ -32,6 +32,7 @@ from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import given, prompt_of, via_of
 from safelight.adapters.providers._ratios import asked_ratio, nearest_ratio
 from safelight.adapters.providers._rules import edits_need_prompt
+from safelight.adapters.providers._stability_facts import LARGEST_SEED, RATIOS, STYLES
 from safelight.application.ports import Call, Finished, ProviderKey
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
@@ -55,30 +56,7 @@ _REGION_NAME = re.compile(r"[a-z0-9-]+")
 _REGION_OF_HOST = re.compile(r"bedrock-runtime(?:-fips)?\.([a-z0-9-]+)\.")
 _LARGEST_BODY_BYTES = 25_000_000
 _ROOM_FOR_FIELDS_BYTES = 100_000
-_LARGEST_SEED = 4_294_967_294
 _TAKEN_IMAGES = frozenset({"image/png", "image/jpeg", "image/webp"})
-_RATIOS = ("1:1", "16:9", "21:9", "2:3", "3:2", "4:5", "5:4", "9:16", "9:21")
-_STYLES = frozenset(
-    {
-        "3d-model",
-        "analog-film",
-        "anime",
-        "cinematic",
-        "comic-book",
-        "digital-art",
-        "enhance",
-        "fantasy-art",
-        "isometric",
-        "line-art",
-        "low-poly",
-        "modeling-compound",
-        "neon-punk",
-        "origami",
-        "photographic",
-        "pixel-art",
-        "tile-texture",
-    }
-)
 _PLAIN = ("negative_prompt", "seed", "output_format")
 _UNKNOWN = ("quality", "background", "moderation", "output_compression", "resolution", "input_fidelity")
 """Fields that no known model has; what an unknown one makes of them is for Bedrock to say."""
@@ -390,10 +368,10 @@ def _limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
     """Which value a known model would not take, or `None`."""
     if any(source.image.content_type not in _TAKEN_IMAGES for source in request.images):
         return UnsupportedFeature("this model takes input images as PNG, JPEG or WebP", param="image")
-    if request.seed is not None and not 1 <= request.seed <= _LARGEST_SEED:
-        return UnsupportedFeature(f"seed must be 1 to {_LARGEST_SEED}; 0 would mean any", param="seed")
-    if request.style is not None and request.style not in _STYLES:
-        return UnsupportedFeature(f"style must be one of {', '.join(sorted(_STYLES))}", param="style")
+    if request.seed is not None and not 1 <= request.seed <= LARGEST_SEED:
+        return UnsupportedFeature(f"seed must be 1 to {LARGEST_SEED}; 0 would mean any", param="seed")
+    if request.style is not None and request.style not in STYLES:
+        return UnsupportedFeature(f"style must be one of {', '.join(sorted(STYLES))}", param="style")
     return _ratio_limit(wire, request) or (edits_need_prompt(request) if wire.prompt and wire.needs_prompt else None)
 
 
@@ -401,8 +379,8 @@ def _ratio_limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | Non
     ratio = _ratio(request)
     if ratio is None and request.size not in {None, "auto"}:
         return UnsupportedFeature(f"this model cannot draw size {request.size!r}", param="size")
-    if ratio is not None and ratio not in _RATIOS:
-        return UnsupportedFeature(f"expected an aspect ratio of {', '.join(_RATIOS)}", param="size")
+    if ratio is not None and ratio not in RATIOS:
+        return UnsupportedFeature(f"expected an aspect ratio of {', '.join(RATIOS)}", param="size")
     if ratio is not None and request.images and wire.redraws:
         param = "aspect_ratio" if request.aspect_ratio else "size"
         return UnsupportedFeature("an edit has the aspect ratio of its image", param=param)
@@ -412,7 +390,7 @@ def _ratio_limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | Non
 def _ratio(request: ImageRequest) -> str | None:
     """The asked ratio; a size in pixels becomes the nearest, for nothing here draws to the pixel."""
     size = request.pixel_size
-    return asked_ratio(request) or (nearest_ratio(size, _RATIOS) if size else None)
+    return asked_ratio(request) or (nearest_ratio(size, RATIOS) if size else None)
 
 
 def _cost_micros(spec: ModelSpec | None) -> int | None:

@@ -26,6 +26,7 @@ from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import given, prompt_of, via_of
 from safelight.adapters.providers._ratios import asked_ratio, nearest_ratio
 from safelight.adapters.providers._rules import edits_need_prompt
+from safelight.adapters.providers._stability_facts import LARGEST_SEED, RATIOS, STYLES
 from safelight.application.ports import Accepted, Call, Failed, Finished, Running
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
@@ -48,30 +49,6 @@ _POLL_S = 10.0
 """One result may be asked for every ten seconds at most."""
 _LOCKED_OUT_S = 60.0
 """For so long, whoever was too fast gets no answer."""
-_LARGEST_SEED = 4_294_967_294
-_STYLES = frozenset(
-    {
-        "3d-model",
-        "analog-film",
-        "anime",
-        "cinematic",
-        "comic-book",
-        "digital-art",
-        "enhance",
-        "fantasy-art",
-        "isometric",
-        "line-art",
-        "low-poly",
-        "modeling-compound",
-        "neon-punk",
-        "origami",
-        "photographic",
-        "pixel-art",
-        "tile-texture",
-    }
-)
-_RATIOS = ("1:1", "16:9", "21:9", "2:3", "3:2", "4:5", "5:4", "9:16", "9:21")
-"""What a size may become for a model that we do not know."""
 _PLAIN = ("negative_prompt", "seed", "output_format")
 _UNKNOWN = ("quality", "background", "moderation", "output_compression", "resolution", "input_fidelity")
 """Fields that no known service has; what an unknown one makes of them is for Stability to say."""
@@ -304,15 +281,15 @@ def _misfit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
 
 def _limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
     """Which value a known service would not take, or `None`."""
-    if request.seed is not None and not 1 <= request.seed <= _LARGEST_SEED:
-        return UnsupportedFeature(f"seed must be 1 to {_LARGEST_SEED}; 0 would mean any", param="seed")
-    if request.style is not None and request.style not in _STYLES:
-        return UnsupportedFeature(f"style must be one of {', '.join(sorted(_STYLES))}", param="style")
+    if request.seed is not None and not 1 <= request.seed <= LARGEST_SEED:
+        return UnsupportedFeature(f"seed must be 1 to {LARGEST_SEED}; 0 would mean any", param="seed")
+    if request.style is not None and request.style not in STYLES:
+        return UnsupportedFeature(f"style must be one of {', '.join(sorted(STYLES))}", param="style")
     ratio = _ratio(request)
     if ratio is None and request.size not in {None, "auto"}:
         return UnsupportedFeature(f"this model cannot draw size {request.size!r}", param="size")
-    if ratio is not None and ratio not in _RATIOS:
-        return UnsupportedFeature(f"expected an aspect ratio of {', '.join(_RATIOS)}", param="size")
+    if ratio is not None and ratio not in RATIOS:
+        return UnsupportedFeature(f"expected an aspect ratio of {', '.join(RATIOS)}", param="size")
     if ratio is not None and request.images and wire.ratio_of_image:
         param = "aspect_ratio" if request.aspect_ratio else "size"
         return UnsupportedFeature("an edit has the aspect ratio of its image", param=param)
@@ -322,7 +299,7 @@ def _limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
 def _ratio(request: ImageRequest) -> str | None:
     """The asked ratio; a size in pixels becomes the nearest, for no service draws to the pixel."""
     size = request.pixel_size
-    return asked_ratio(request) or (nearest_ratio(size, _RATIOS) if size else None)
+    return asked_ratio(request) or (nearest_ratio(size, RATIOS) if size else None)
 
 
 def _as_text(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
