@@ -20,7 +20,17 @@ from safelight.domain.image import (
     Target,
     Usage,
 )
-from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobError, JobResult, Production
+from safelight.domain.job import (
+    Attempt,
+    AttemptState,
+    BatchLine,
+    Ending,
+    Idempotency,
+    Job,
+    JobError,
+    JobResult,
+    Production,
+)
 from safelight.domain.money import Charged
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -211,6 +221,10 @@ new_jobs = st.builds(
     ttl_s=st.integers(1, 10**9),
     lane=names.map(ProviderName),
     due_at=moments,
+    webhook=maybe_text,
+    metadata=st.dictionaries(texts, texts, max_size=3),
+    idempotency=st.none() | st.builds(Idempotency, key=st.uuids().map(str), fingerprint=texts),
+    batch=st.none() | st.builds(BatchLine, batch_id=st.uuids().map(str), number=counts),
 )
 endings = st.one_of(
     st.builds(

@@ -22,9 +22,11 @@ from safelight.adapters.providers._base import ProviderModule, ProviderSettings
 from safelight.adapters.providers._catalogue import read_price
 from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import load_providers
+from safelight.adapters.sql.jobs import SqlJobStore
+from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.inspection import SqliteInspection
-from safelight.adapters.sqlite.jobs import SqliteJobStore
 from safelight.adapters.sqlite.queue import SqliteQueue
+from safelight.adapters.sqlite.recent import RecentJobs
 from safelight.api.app import create_app
 from safelight.api.links import Links
 from safelight.api.services import Api, ApiLimits, Services
@@ -207,7 +209,8 @@ class Gateway:
         self._providers = open_providers(settings, self._sessions)
         self._keys = KeyPool()
         self._blobs = LocalBlobStore(data_dir.blobs)
-        self._store = SqliteJobStore(data_dir.database)
+        self._database = SqliteDatabase(data_dir.database)
+        self._store = SqlJobStore(self._database, memory=RecentJobs())
         self._queue = SqliteQueue(
             self._store,
             concurrency=settings.jobs.concurrency,
@@ -345,6 +348,6 @@ class Gateway:
         if self._fetcher is not None:
             await self._fetcher.close()
         await self._sessions.close()
-        await self._store.close()
+        await self._database.close()
         await self._blobs.close()
         self._data_dir.release()

@@ -101,11 +101,10 @@ class BrokenConnection:
 def break_database(gateway: ServedGateway) -> None:
     """Nothing can be read or written any more, and nothing is remembered."""
     store: Any = gateway.gateway._store
-    gateway.call(store._writer.close)
-    gateway.call(store._reader.close)
-    store._lookup.close()
-    store._lookup = BrokenConnection()
-    store._recent = type(store._recent)()
+    database = store._database
+    gateway.call(database.close)
+    database._lookup = BrokenConnection()
+    store._memory = type(store._memory)()
 
 
 def break_blobs(gateway: ServedGateway) -> None:

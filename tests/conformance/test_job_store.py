@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.ports import JobFilter, JobStore
 from safelight.domain.errors import StorageError, Superseded
 from safelight.domain.ids import JobId
@@ -37,6 +37,7 @@ from tests.making import (
     succeeded,
     texts,
 )
+from tests.stores import sqlite_store
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -53,8 +54,8 @@ class SqliteStorage:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "jobs.db"
 
-    async def open(self) -> SqliteJobStore:
-        return SqliteJobStore(self._path)
+    async def open(self) -> SqlJobStore:
+        return sqlite_store(self._path)
 
 
 FACTORIES: dict[str, Callable[[Path], Storage]] = {"sqlite": SqliteStorage}
@@ -140,7 +141,12 @@ thorough = settings(
 @thorough
 @given(new=new_jobs)
 async def test_a_submitted_job_is_read_as_it_was(shelf: Shelf, new: Job) -> None:
-    new = replace(new, id=new_id())
+    new = replace(
+        new,
+        id=new_id(),
+        idempotency=new.idempotency and replace(new.idempotency, key=new_id()),
+        batch=new.batch and replace(new.batch, batch_id=new_id()),
+    )
     await shelf.store.submit(new)
     assert await shelf.read(new.id) == JobHistory(job=new)
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.adapters.sql.jobs import SqlJobStore
+from tests.stores import sqlite_store
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteJobStore]:
-    store = SqliteJobStore(tmp_path / "jobs.db")
+async def store(tmp_path: Path) -> AsyncIterator[SqlJobStore]:
+    store = sqlite_store(tmp_path / "jobs.db")
     yield store
     await store.close()

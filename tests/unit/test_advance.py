@@ -13,7 +13,7 @@ import pytest
 from safelight.adapters.bell import LocalBell
 from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.images import JobWorkspace
-from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application import advance
 from safelight.application.advance import Advance, ProviderEntry
 from safelight.application.key_pool import KeyEntry, KeyPool
@@ -71,7 +71,7 @@ SPEC = ModelSpec(name="flux", operations=frozenset(Operation), fields=frozenset(
 class Bench:
     """An engine with two providers, `paid` and `spare`, each with a key for every model and one for `flux` alone."""
 
-    def __init__(self, store: SqliteJobStore, blobs: LocalBlobStore) -> None:
+    def __init__(self, store: SqlJobStore, blobs: LocalBlobStore) -> None:
         self.store = FaultyStore(store)
         self.blobs = blobs
         self.clock = FakeClock()
@@ -146,7 +146,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(store: SqliteJobStore, tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(store: SqlJobStore, tmp_path: Path) -> AsyncIterator[Bench]:
     blobs = LocalBlobStore(tmp_path / "blobs")
     yield Bench(store, blobs)
     await blobs.close()

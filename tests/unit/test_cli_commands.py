@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from safelight.adapters.sqlite.jobs import SqliteJobStore
 from safelight.cli.app import app
 from safelight.domain.errors import ErrorClass
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest, Operation, Target
 from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobError
 from safelight.domain.money import Charged
+from tests.stores import sqlite_store
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 ERROR = JobError(status_code=504, code="outcome_unknown", message="no answer came", gateway_fault=False)
@@ -34,7 +34,7 @@ async def folder(tmp_path: Path) -> Path:
     """Two jobs: one waits, one failed at its second attempt."""
     target = Target(provider=ProviderName("openai"), model="gpt-image-2")
     request = ImageRequest(operation=Operation.EDIT, target=target, prompt=PROMPT)
-    store = SqliteJobStore(tmp_path / "safelight.db")
+    store = sqlite_store(tmp_path / "safelight.db")
     for job_id in ("aaaa0000-0000-4000-8000-000000000001", "aaaa0000-0000-4000-8000-000000000002"):
         job = Job(id=JobId(job_id), request_id="r", request=request, created_at=NOW, ttl_s=60, lane=target.provider)
         await store.submit(job)

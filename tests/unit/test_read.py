@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from safelight.adapters.bell import LocalBell
-from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.application.ports import JobFilter
 from safelight.application.read import Read
@@ -43,7 +43,7 @@ class CountedBell(LocalBell):
 
 
 class Desk:
-    def __init__(self, store: SqliteJobStore) -> None:
+    def __init__(self, store: SqlJobStore) -> None:
         self.store = store
         self.bell = CountedBell()
         self.clock = FakeClock()
@@ -62,7 +62,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(store: SqliteJobStore) -> Desk:
+def desk(store: SqlJobStore) -> Desk:
     return Desk(store)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.submit import Submission, Submit
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import StorageError, UnsupportedFeature
@@ -39,7 +39,7 @@ class Wakes:
 
 
 class Desk:
-    def __init__(self, store: SqliteJobStore) -> None:
+    def __init__(self, store: SqlJobStore) -> None:
         self.store = FaultyStore(store)
         self.queue = Wakes()
         self.submit = Submit(
@@ -54,7 +54,7 @@ def submission() -> Submission:
     return Submission(job_id=new_id(), request_id="r1", request=request(), ttl_s=60)
 
 
-async def test_a_job_is_stored_before_the_queue_is_woken(store: SqliteJobStore) -> None:
+async def test_a_job_is_stored_before_the_queue_is_woken(store: SqlJobStore) -> None:
     desk = Desk(store)
     accepted = await desk.submit.accept(submission())
     assert await store.get(accepted.id) == accepted
@@ -63,7 +63,7 @@ async def test_a_job_is_stored_before_the_queue_is_woken(store: SqliteJobStore) 
     assert desk.queue.heard == [(accepted.id, PAID, NOON)]
 
 
-async def test_a_job_that_cannot_be_stored_is_not_accepted(store: SqliteJobStore) -> None:
+async def test_a_job_that_cannot_be_stored_is_not_accepted(store: SqlJobStore) -> None:
     desk = Desk(store)
     desk.store.fail("submit")
     wanted = submission()
@@ -73,27 +73,27 @@ async def test_a_job_that_cannot_be_stored_is_not_accepted(store: SqliteJobStore
     assert await store.get(wanted.job_id) is None
 
 
-async def test_many_at_once_are_all_stored(store: SqliteJobStore) -> None:
+async def test_many_at_once_are_all_stored(store: SqlJobStore) -> None:
     desk = Desk(store)
     jobs = await asyncio.gather(*[desk.submit.accept(submission()) for _ in range(200)])
     assert await store.existing([job.id for job in jobs]) == {job.id for job in jobs}
     assert len(desk.queue.heard) == 200
 
 
-async def test_what_a_known_model_cannot_express_is_refused(store: SqliteJobStore) -> None:
+async def test_what_a_known_model_cannot_express_is_refused(store: SqlJobStore) -> None:
     desk = Desk(store)
     desk.submit.check(request())
     with pytest.raises(UnsupportedFeature):
         desk.submit.check(request(style="vivid"))
 
 
-async def test_an_unknown_model_or_provider_is_no_reason_to_refuse(store: SqliteJobStore) -> None:
+async def test_an_unknown_model_or_provider_is_no_reason_to_refuse(store: SqlJobStore) -> None:
     desk = Desk(store)
     desk.submit.check(request(target=OTHER, style="vivid"))
     desk.submit.check(request(target=type(OTHER)(provider=PAID, model="new"), style="vivid"))
 
 
-async def test_a_retired_model_is_refused_before_all_else(store: SqliteJobStore) -> None:
+async def test_a_retired_model_is_refused_before_all_else(store: SqlJobStore) -> None:
     desk = Desk(store)
     gone = replace(SPEC, name="old", shutdown_date=NOON.date(), operations=frozenset())
     desk.submit = replace(desk.submit, providers={PAID: ScriptedProvider(specs=[SPEC, gone])})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from safelight.adapters.bell import LocalBell
-from safelight.adapters.sqlite.jobs import SqliteJobStore
+from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.sweep import Sweep
 from safelight.domain.errors import StorageError
 from safelight.domain.ids import JobId, blob_key
@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 
 
 class Yard:
-    def __init__(self, store: SqliteJobStore) -> None:
+    def __init__(self, store: SqlJobStore) -> None:
         self.store = FaultyStore(store)
         self.blobs = BlobNames()
         self.bell = LocalBell()
@@ -40,7 +40,7 @@ class Yard:
 
 
 @pytest.fixture
-def yard(store: SqliteJobStore) -> Yard:
+def yard(store: SqlJobStore) -> Yard:
     return Yard(store)
 
 

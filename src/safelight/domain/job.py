@@ -125,6 +125,23 @@ class JobResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """The caller's word that two submits are one, and what the request looked like under it."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLine:
+    """Which line of which batch a job is."""
+
+    batch_id: str
+    number: int
+    """From 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One accepted request. Times are aware UTC."""
 
@@ -146,6 +163,16 @@ class Job:
     error: JobError | None = None
     charged: Charged = Charged.NO
     cost_micros: int | None = None
+    earlier_attempts: int = 0
+    """How many attempts the caller's last consent to a retry lies behind; what they cost stays booked."""
+    cancelled_at: datetime | None = None
+    """When the caller asked for its end; an attempt that was out then is still waited for, to book what it cost."""
+    webhook: str | None = None
+    """The id of the endpoint that hears of it."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The caller's own labels."""
+    idempotency: Idempotency | None = None
+    batch: BatchLine | None = None
 
     @property
     def operation(self) -> Operation:

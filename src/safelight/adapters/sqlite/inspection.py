@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from safelight.adapters import statements as sql
+from safelight.adapters.sql import jobs as sql
+from safelight.adapters.sql import rows
 from safelight.adapters.sqlite.migrate import migrations
 from safelight.domain.errors import ConfigurationError, StorageError
 from safelight.domain.ids import JobId
@@ -13,7 +14,7 @@ from safelight.domain.job import Job, JobHistory, JobStatus
 
 _BUSY_TIMEOUT_S = 10.0
 _AFTER_HEX = "g"
-_NEWEST = f"SELECT {sql.JOB_COLUMNS} FROM jobs WHERE ?1 IS NULL OR status = ?1 ORDER BY seq DESC LIMIT ?2"  # noqa: S608 - columns are constants
+_NEWEST = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE ?1 IS NULL OR status = ?1 ORDER BY seq DESC LIMIT ?2"  # noqa: S608 - columns are constants
 _IDS = "SELECT id FROM jobs WHERE id >= ?1 AND id < ?1 || ?2 ORDER BY id LIMIT 2"
 _GET_JOB = sql.GET_JOB.replace("$", "?")
 _GET_ATTEMPTS = sql.GET_ATTEMPTS.replace("$", "?")
@@ -56,7 +57,7 @@ class SqliteInspection:
     def jobs(self, *, status: JobStatus | None, limit: int) -> Sequence[Job]:
         """List jobs, newest first."""
         with _translated():
-            return [sql.job_of(row) for row in self._connection.execute(_NEWEST, (status, limit))]
+            return [rows.job_of(row) for row in self._connection.execute(_NEWEST, (status, limit))]
 
     def ids(self, start: str) -> Sequence[JobId]:
         """The jobs whose id begins so: none, one, or the first two of several."""
@@ -68,7 +69,7 @@ class SqliteInspection:
         with _translated():
             row = self._connection.execute(_GET_JOB, (job_id,)).fetchone()
             attempts = self._connection.execute(_GET_ATTEMPTS, (job_id,)).fetchall()
-        return JobHistory(job=sql.job_of(row), attempts=sql.attempts_of(attempts)) if row else None
+        return JobHistory(job=rows.job_of(row), attempts=rows.attempts_of(attempts)) if row else None
 
     def fault(self) -> str | None:
         """Check the file as a whole (`quick_check`); say the first thing that is wrong."""

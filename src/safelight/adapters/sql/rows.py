@@ -1,85 +1,52 @@
-"""SQL that both engines accept, written once, with `$1` placeholders; and rows to and from the domain.
+"""Rows to and from the domain. JSON columns hold only what was said: members that are `None` are left out."""
 
-JSON columns hold only what was said: members that are `None` are left out.
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
 
+from safelight.adapters.sql.database import Row
 from safelight.domain.errors import ErrorClass
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest, Target
-from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobError, JobResult, JobStatus, Production
+from safelight.domain.job import (
+    Attempt,
+    AttemptState,
+    BatchLine,
+    Ending,
+    Idempotency,
+    Job,
+    JobError,
+    JobResult,
+    JobStatus,
+    Production,
+)
 from safelight.domain.money import Charged
 
-Row = Sequence[Any]
 T = TypeVar("T")
 
 JOB_COLUMNS = (
     "seq, id, request_id, status, lane, request, created_at, ttl_s, due_at, started_at, completed_at, attempts,"
-    " result, error, charged, cost_micros"
+    " result, error, charged, cost_micros, earlier_attempts, cancelled_at, webhook, metadata, idempotency_key,"
+    " fingerprint, batch_id, batch_line"
 )
 ATTEMPT_COLUMNS = (
     "number, route, provider, model, key_name, n, state, started_at, ended_at, handle, error_class, error,"
     " retry_at, charged, production"
 )
 
-INSERT_JOB = (
-    "INSERT INTO jobs (id, request_id, request_type, status, lane, model, request, created_at, ttl_s, due_at)"
-    " VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9)"
-)
-GET_JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - columns are constants
-GET_ATTEMPTS = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above
-OPEN_JOBS = "SELECT seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2"
-START_JOB = (
-    "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4"
-    " WHERE id = $1 AND due_at IS NOT NULL"
-)
-INSERT_ATTEMPT = (
-    "INSERT INTO attempts (job_id, number, route, provider, model, key_name, n, state, started_at)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7, 'started', $8) ON CONFLICT DO NOTHING"
-)
-ACCEPT_ATTEMPT = (
-    "UPDATE attempts SET state = 'accepted', handle = $3 WHERE job_id = $1 AND number = $2 AND state = 'started'"
-)
-END_ATTEMPT = (
-    "UPDATE attempts SET state = $3, ended_at = $4, error_class = $5, error = $6, retry_at = $7, charged = $8,"
-    " production = $9 WHERE job_id = $1 AND number = $2 AND state IN ('started', 'accepted')"
-)
-POSTPONE = "UPDATE jobs SET lane = $2, due_at = $3 WHERE id = $1 AND due_at IS NOT NULL"
-FINISH_JOB = (
-    "UPDATE jobs SET status = $2, due_at = NULL, completed_at = $3, expires_at = $3 + ttl_s * 1000000, result = $4,"
-    " error = $5, charged = $6, cost_micros = $7 WHERE id = $1 AND due_at IS NOT NULL AND attempts = $8"
-)
-# Jobs come in the order of their creation, so the first of the open ones are the oldest: no need to look at them all.
-OVERDUE = (
-    "SELECT id FROM (SELECT id, created_at FROM jobs WHERE due_at IS NOT NULL ORDER BY seq LIMIT $2) AS oldest"
-    " WHERE created_at < $1"
-)
-EXPIRED = f"SELECT {JOB_COLUMNS} FROM jobs WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2"  # noqa: S608 - as above
-DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = $1"
-DELETE_JOB = "DELETE FROM jobs WHERE id = $1"
-JOB_EXISTS = "SELECT 1 FROM jobs WHERE id = $1"
-LIST_JOBS = f"SELECT {JOB_COLUMNS} FROM jobs WHERE seq < $1 ORDER BY seq DESC LIMIT $2"  # noqa: S608 - as above
-LIST_JOBS_BY_STATUS = (
-    f"SELECT {JOB_COLUMNS} FROM jobs WHERE seq < $1 AND status = $3"  # noqa: S608 - as above
-    " ORDER BY seq DESC LIMIT $2"
-)
-GET_FACT = "SELECT value FROM installation WHERE name = $1"
-PUT_FACT = "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_NO_METADATA: Mapping[str, str] = {}
 
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(ImageRequest)
 _result = msgspec.json.Decoder(JobResult)
 _error = msgspec.json.Decoder(JobError)
 _production = msgspec.json.Decoder(Production)
+_metadata = msgspec.json.Decoder(dict[str, str])
 
 
 def to_micros(moment: datetime) -> int:
@@ -133,6 +100,12 @@ def job_values(job: Job) -> Row:
         to_micros(job.created_at),
         job.ttl_s,
         to_micros(job.created_at if job.due_at is None else job.due_at),
+        job.webhook,
+        _encode(job.metadata) if job.metadata else None,
+        job.idempotency.key if job.idempotency else None,
+        job.idempotency.fingerprint if job.idempotency else None,
+        job.batch.batch_id if job.batch else None,
+        job.batch.number if job.batch else None,
     )
 
 
@@ -154,6 +127,12 @@ def job_of(row: Row) -> Job:
         error=_read(_error, row[13]),
         charged=Charged(row[14]),
         cost_micros=row[15],
+        earlier_attempts=row[16],
+        cancelled_at=_moment(row[17]),
+        webhook=row[18],
+        metadata=_NO_METADATA if row[19] is None else _metadata.decode(row[19]),
+        idempotency=None if row[20] is None else Idempotency(key=row[20], fingerprint=row[21]),
+        batch=None if row[22] is None else BatchLine(batch_id=row[22], number=row[23]),
     )
 
 
@@ -221,6 +200,7 @@ def ending_values(job_id: JobId, ending: Ending, tries: int) -> Row:
         to_micros(ending.completed_at),
         _column(ending.result),
         _column(ending.error),
+        ending.error.code if ending.error else None,
         ending.charged.value,
         ending.cost_micros,
         tries,

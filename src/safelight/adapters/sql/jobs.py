@@ -1,0 +1,259 @@
+"""The job store in SQL that every engine accepts."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from safelight.adapters.sql import rows
+from safelight.adapters.sql.database import Database, Row, Transaction
+from safelight.application.ports import JobFilter, JobPage
+from safelight.domain.errors import Superseded
+from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.job import Attempt, Ending, Job, JobHistory
+
+INSERT_JOB = (
+    "INSERT INTO jobs (id, request_id, request_type, status, lane, model, request, created_at, ttl_s, due_at, webhook,"
+    " metadata, idempotency_key, fingerprint, batch_id, batch_line)"
+    " VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+)
+GET_JOB = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - columns are constants
+GET_ATTEMPTS = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above
+OPEN_JOBS = "SELECT seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2"
+START_JOB = (
+    "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4"
+    " WHERE id = $1 AND due_at IS NOT NULL"
+)
+INSERT_ATTEMPT = (
+    "INSERT INTO attempts (job_id, number, route, provider, model, key_name, n, state, started_at)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, 'started', $8) ON CONFLICT DO NOTHING"
+)
+ACCEPT_ATTEMPT = (
+    "UPDATE attempts SET state = 'accepted', handle = $3 WHERE job_id = $1 AND number = $2 AND state = 'started'"
+)
+END_ATTEMPT = (
+    "UPDATE attempts SET state = $3, ended_at = $4, error_class = $5, error = $6, retry_at = $7, charged = $8,"
+    " production = $9 WHERE job_id = $1 AND number = $2 AND state IN ('started', 'accepted')"
+)
+POSTPONE = "UPDATE jobs SET lane = $2, due_at = $3 WHERE id = $1 AND due_at IS NOT NULL"
+FINISH_JOB = (
+    "UPDATE jobs SET status = $2, due_at = NULL, completed_at = $3, expires_at = $3 + ttl_s * 1000000, result = $4,"
+    " error = $5, error_code = $6, charged = $7, cost_micros = $8"
+    " WHERE id = $1 AND due_at IS NOT NULL AND attempts = $9"
+)
+# Jobs come in the order of their creation, so the first of the open ones are the oldest: no need to look at them all.
+OVERDUE = (
+    "SELECT id FROM (SELECT id, created_at FROM jobs WHERE due_at IS NOT NULL ORDER BY seq LIMIT $2) AS oldest"
+    " WHERE created_at < $1"
+)
+EXPIRED = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2"  # noqa: S608 - as above
+DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = $1"
+DELETE_JOB = "DELETE FROM jobs WHERE id = $1"
+JOB_EXISTS = "SELECT 1 FROM jobs WHERE id = $1"
+LIST_JOBS = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE seq < $1 ORDER BY seq DESC LIMIT $2"  # noqa: S608 - as above
+LIST_JOBS_BY_STATUS = (
+    f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE seq < $1 AND status = $3"  # noqa: S608 - as above
+    " ORDER BY seq DESC LIMIT $2"
+)
+GET_FACT = "SELECT value FROM installation WHERE name = $1"
+PUT_FACT = "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+
+_NEWEST = 2**62
+_REQUEST = 5
+"""Its place among the columns, read and written alike."""
+
+Enqueue = Callable[[Transaction, JobId, ProviderName, datetime], Awaitable[None]]
+"""Makes a queue entry in the transaction that writes the job: for queues that are tables of the same database."""
+
+
+class JobMemory(Protocol):
+    """Jobs kept in memory beside the table. Every commit is told to it."""
+
+    def get(self, job_id: JobId) -> Job | None:
+        """The job, if it is here."""
+        ...
+
+    def keep(self, job: Job, *, request_bytes: int) -> None:
+        """Take a job in."""
+        ...
+
+    def start(self, job_id: JobId, attempt: Attempt) -> None:
+        """Apply the start of an attempt."""
+        ...
+
+    def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
+        """Apply where and when the job goes on."""
+        ...
+
+    def finish(self, job_id: JobId, ending: Ending) -> None:
+        """Apply the end."""
+        ...
+
+    def drop(self, job_ids: Sequence[JobId]) -> None:
+        """Forget jobs."""
+        ...
+
+
+class SqlJobStore:
+    """See `JobStore`. Whoever makes it closes the database."""
+
+    def __init__(self, database: Database, *, memory: JobMemory, enqueue: Enqueue | None = None) -> None:
+        """`memory` may keep jobs only where no other process writes the table."""
+        self._database = database
+        self._memory = memory
+        self._enqueue = enqueue
+
+    async def submit(self, job: Job) -> None:
+        """See `JobStore.submit`."""
+        values = rows.job_values(job)
+
+        async def write(transaction: Transaction) -> None:
+            await transaction.execute(INSERT_JOB, *values)
+            if self._enqueue:
+                await self._enqueue(transaction, job.id, job.lane, job.due_at or job.created_at)
+
+        await self._database.write(write, then=lambda: self._memory.keep(job, request_bytes=len(values[_REQUEST])))
+
+    async def get(self, job_id: JobId) -> Job | None:
+        """See `JobStore.get`."""
+        return self._memory.get(job_id) or await self._read(job_id)
+
+    async def history(self, job_id: JobId) -> JobHistory | None:
+        """See `JobStore.history`."""
+        job = await self.get(job_id)
+        if job is None:
+            return None
+        return JobHistory(job=job, attempts=await self._attempts(job_id) if job.attempts else ())
+
+    async def _read(self, job_id: JobId) -> Job | None:
+        row = await self._database.look_up(lambda transaction: transaction.fetch_one(GET_JOB, job_id))
+        if row is None:
+            return None
+        job = rows.job_of(row)
+        self._memory.keep(job, request_bytes=len(row[_REQUEST]))
+        return job
+
+    async def _attempts(self, job_id: JobId) -> tuple[Attempt, ...]:
+        return rows.attempts_of(
+            await self._database.look_up(lambda transaction: transaction.fetch(GET_ATTEMPTS, job_id))
+        )
+
+    async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
+        """See `JobStore.due`."""
+        found = await self._fetch(OPEN_JOBS, after, limit)
+        return [(row[0], JobId(row[1]), ProviderName(row[2]), rows.from_micros(row[3])) for row in found]
+
+    async def start_attempt(self, job_id: JobId, attempt: Attempt) -> None:
+        """See `JobStore.start_attempt`."""
+        started = (job_id, rows.to_micros(attempt.started_at), attempt.number, attempt.target.provider)
+        values = rows.new_attempt_values(job_id, attempt)
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(START_JOB, *started), job_id)
+            _expect_one(await transaction.execute(INSERT_ATTEMPT, *values), job_id)
+
+        await self._database.write(write, then=lambda: self._memory.start(job_id, attempt))
+
+    async def accept_attempt(self, job_id: JobId, attempt: Attempt, *, due_at: datetime) -> None:
+        """See `JobStore.accept_attempt`."""
+        values = (job_id, attempt.number, attempt.handle)
+        lane = attempt.target.provider
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(ACCEPT_ATTEMPT, *values), job_id)
+            _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+
+        await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
+
+    async def end_attempt(self, job_id: JobId, attempt: Attempt, *, lane: ProviderName, due_at: datetime) -> None:
+        """See `JobStore.end_attempt`."""
+        values = rows.ended_attempt_values(job_id, attempt)
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(END_ATTEMPT, *values), job_id)
+            _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+
+        await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
+
+    async def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
+        """See `JobStore.postpone`."""
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+
+        await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
+
+    async def finish(self, job_id: JobId, ending: Ending, *, tries: int, attempt: Attempt | None = None) -> None:
+        """See `JobStore.finish`."""
+        values = rows.ending_values(job_id, ending, tries)
+        ended = rows.ended_attempt_values(job_id, attempt) if attempt else None
+
+        async def write(transaction: Transaction) -> None:
+            if ended:
+                _expect_one(await transaction.execute(END_ATTEMPT, *ended), job_id)
+            _expect_one(await transaction.execute(FINISH_JOB, *values), job_id)
+
+        await self._database.write(write, then=lambda: self._memory.finish(job_id, ending))
+
+    async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
+        """See `JobStore.overdue`."""
+        return [JobId(row[0]) for row in await self._fetch(OVERDUE, rows.to_micros(created_before), limit)]
+
+    async def expired(self, *, now: datetime, limit: int) -> Sequence[Job]:
+        """See `JobStore.expired`."""
+        return [rows.job_of(row) for row in await self._fetch(EXPIRED, rows.to_micros(now), limit)]
+
+    async def delete(self, job_ids: Sequence[JobId]) -> None:
+        """See `JobStore.delete`."""
+        values = [(job_id,) for job_id in job_ids]
+
+        async def write(transaction: Transaction) -> None:
+            await transaction.execute_many(DELETE_ATTEMPTS, values)
+            await transaction.execute_many(DELETE_JOB, values)
+
+        await self._database.write(write, then=lambda: self._memory.drop(job_ids))
+
+    async def existing(self, job_ids: Sequence[JobId]) -> set[JobId]:
+        """See `JobStore.existing`."""
+
+        async def read(transaction: Transaction) -> set[JobId]:
+            return {job_id for job_id in job_ids if await transaction.fetch_one(JOB_EXISTS, job_id) is not None}
+
+        return await self._database.read(read)
+
+    async def list_jobs(self, wanted: JobFilter) -> JobPage:
+        """See `JobStore.list_jobs`."""
+        before = _NEWEST if wanted.before is None else wanted.before
+        values = (before, wanted.limit + 1, *([wanted.status.value] if wanted.status else []))
+        found = await self._fetch(LIST_JOBS_BY_STATUS if wanted.status else LIST_JOBS, *values)
+        page = found[: wanted.limit]
+        more = len(found) > wanted.limit
+        return JobPage(jobs=tuple(rows.job_of(row) for row in page), next_before=page[-1][0] if more else None)
+
+    async def fact(self, name: str, default: bytes) -> bytes:
+        """Read a fact about this installation, or make it `default` once and for all."""
+
+        async def write(transaction: Transaction) -> bytes:
+            await transaction.execute(PUT_FACT, name, default)
+            row = await transaction.fetch_one(GET_FACT, name)
+            assert row is not None  # noqa: S101 - it has just been put there
+            value: bytes = row[0]
+            return value
+
+        return await self._database.write(write)
+
+    async def check(self) -> None:
+        """Raise `StorageError` when the database cannot be read or written."""
+        await self._database.write(lambda transaction: transaction.fetch_one("SELECT 1"))
+        await self._fetch("SELECT 1 FROM jobs LIMIT 1")
+
+    async def close(self) -> None:
+        """Finish what was asked for and let go of the database."""
+        await self._database.close()
+
+    async def _fetch(self, statement: str, *values: object) -> Sequence[Row]:
+        return await self._database.read(lambda transaction: transaction.fetch(statement, *values))
+
+
+def _expect_one(changed: int, job_id: JobId) -> None:
+    if changed != 1:
+        raise Superseded(f"job {job_id} has moved on")
