@@ -225,6 +225,8 @@ new_jobs = st.builds(
     metadata=st.dictionaries(texts, texts, max_size=3),
     idempotency=st.none() | st.builds(Idempotency, key=st.uuids().map(str), fingerprint=texts),
     batch=st.none() | st.builds(BatchLine, batch_id=st.uuids().map(str), number=counts),
+    owner=maybe_text,
+    team=maybe_text,
 )
 endings = st.one_of(
     st.builds(

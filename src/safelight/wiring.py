@@ -210,7 +210,7 @@ class Gateway:
         self._keys = KeyPool()
         self._blobs = LocalBlobStore(data_dir.blobs)
         self._database = SqliteDatabase(data_dir.database)
-        self._store = SqlJobStore(self._database, memory=RecentJobs())
+        self._store = SqlJobStore(self._database, memory=RecentJobs(), ring=self._bell.ring)
         self._queue = SqliteQueue(
             self._store,
             concurrency=settings.jobs.concurrency,
@@ -282,7 +282,6 @@ class Gateway:
             providers=self._providers,
             workspace=self.workspace,
             fetcher=fetcher,
-            bell=self._bell,
             clock=self._clock,
             on_unknown=self._settings.jobs.on_unknown,
             keys=self._keys,
@@ -311,7 +310,6 @@ class Gateway:
         sweep = Sweep(
             store=self._store,
             blobs=self._blobs,
-            bell=self._bell,
             clock=self._clock,
             deadline=timedelta(seconds=self._settings.jobs.deadline),
         )

@@ -1,7 +1,7 @@
 """What every job store promises. Another one joins by its factory in `FACTORIES`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.ports import JobFilter, JobStore
 from safelight.domain.errors import StorageError, Superseded
+from safelight.domain.event import EventName, JobEvent, LoggedEvent
 from safelight.domain.ids import JobId
 from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobHistory, JobStatus
 from safelight.domain.money import Charged
@@ -558,3 +559,53 @@ async def test_a_fact_is_made_once_for_all_processes(shelf: Shelf) -> None:
 
 async def test_a_store_that_works_says_so(shelf: Shelf) -> None:
     await (await shelf.open()).check()
+
+
+# The log
+
+
+def told(logged: Sequence[LoggedEvent]) -> list[tuple[str, str | None, str | None]]:
+    """Of each event: its name, the job's status, the attempt's state."""
+    return [
+        (each.event.name.value, each.event.data.get("status"), each.event.data.get("attempt", {}).get("state"))
+        for each in logged
+    ]
+
+
+async def test_each_step_of_a_job_is_in_its_log_in_order(shelf: Shelf) -> None:
+    new, other = await shelf.submitted(), await shelf.submitted()
+    await shelf.store.start_attempt(new.id, started())
+    await shelf.store.end_attempt(new.id, failed(ended_at=later(1)), lane=PAID, due_at=later(2))
+    await shelf.store.log_event(
+        JobEvent(job_id=new.id, name=EventName.PROGRESS, at=later(2), data={"progress": 0.5})
+    )
+    await shelf.store.start_attempt(new.id, started(2))
+    last = succeeded(2, ended_at=later(4))
+    await shelf.store.finish(new.id, ending(new, failed(), last, now=later(4)), tries=2, attempt=last)
+    whole = await (await shelf.open()).events(new.id, after=0, limit=10)
+    assert told(whole) == [
+        ("job", "pending", None),
+        ("job", "processing", "started"),
+        ("job", "processing", "failed"),
+        ("progress", None, None),
+        ("job", "processing", "started"),
+        ("job", "completed", "succeeded"),
+    ]
+    assert [each.event.at for each in whole] == [NOON, NOON, later(1), later(2), NOON, later(4)]
+    assert [each.seq for each in whole] == sorted({each.seq for each in whole})
+    assert await shelf.store.events(new.id, after=whole[1].seq, limit=2) == whole[2:4]
+    assert told(await shelf.store.events(other.id, after=0, limit=10)) == [("job", "pending", None)]
+
+
+async def test_what_did_not_happen_is_in_no_log(shelf: Shelf) -> None:
+    new = await shelf.submitted()
+    with pytest.raises(Superseded):
+        await shelf.store.end_attempt(new.id, failed(), lane=PAID, due_at=NOON)
+    assert told(await shelf.store.events(new.id, after=0, limit=10)) == [("job", "pending", None)]
+
+
+async def test_a_log_goes_with_its_job(shelf: Shelf) -> None:
+    new, other = await shelf.submitted(), await shelf.submitted()
+    await shelf.store.delete([new.id])
+    assert await shelf.store.events(new.id, after=0, limit=10) == []
+    assert len(await shelf.store.events(other.id, after=0, limit=10)) == 1

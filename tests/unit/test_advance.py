@@ -71,11 +71,11 @@ SPEC = ModelSpec(name="flux", operations=frozenset(Operation), fields=frozenset(
 class Bench:
     """An engine with two providers, `paid` and `spare`, each with a key for every model and one for `flux` alone."""
 
-    def __init__(self, store: SqlJobStore, blobs: LocalBlobStore) -> None:
+    def __init__(self, store: SqlJobStore, blobs: LocalBlobStore, bell: LocalBell) -> None:
         self.store = FaultyStore(store)
         self.blobs = blobs
         self.clock = FakeClock()
-        self.bell = LocalBell()
+        self.bell = bell
         self.keys = KeyPool(random=Random(7))
         self.fetcher = ScriptedFetcher()
         self.paid = ScriptedProvider()
@@ -110,7 +110,6 @@ class Bench:
                 "providers": self.providers,
                 "workspace": self.workspace,
                 "fetcher": self.fetcher,
-                "bell": self.bell,
                 "clock": self.clock,
                 "on_unknown": OnUnknown.FAIL,
                 "random": Random(7),
@@ -146,9 +145,9 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(store: SqlJobStore, tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(store: SqlJobStore, bell: LocalBell, tmp_path: Path) -> AsyncIterator[Bench]:
     blobs = LocalBlobStore(tmp_path / "blobs")
-    yield Bench(store, blobs)
+    yield Bench(store, blobs, bell)
     await blobs.close()
 
 

@@ -11,7 +11,6 @@ from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.application.ports import JobFilter
 from safelight.application.read import Read
 from safelight.domain.errors import NotFound
-from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Ending, Job, JobError, JobStatus
 from safelight.domain.money import Charged
@@ -33,9 +32,9 @@ class CountedBell(LocalBell):
         super().__init__()
         self.listeners = asyncio.Semaphore(0)
 
-    def listen(self, job_id: JobId) -> "asyncio.Future[None]":
+    def listen(self, topic: str) -> "asyncio.Future[None]":
         self.listeners.release()
-        return super().listen(job_id)
+        return super().listen(topic)
 
     async def is_quiet(self) -> bool:
         await asyncio.sleep(0)  # futures tell of their end with the loop's next turn

@@ -21,12 +21,12 @@ DAY = timedelta(days=1)
 
 
 class Yard:
-    def __init__(self, store: SqlJobStore) -> None:
+    def __init__(self, store: SqlJobStore, bell: LocalBell) -> None:
         self.store = FaultyStore(store)
         self.blobs = BlobNames()
-        self.bell = LocalBell()
+        self.bell = bell
         self.clock = FakeClock()
-        self.sweep: Any = Sweep(store=self.store, blobs=self.blobs, bell=self.bell, clock=self.clock, deadline=DAY)  # type: ignore[arg-type]  # the half of a blob store that it uses
+        self.sweep: Any = Sweep(store=self.store, blobs=self.blobs, clock=self.clock, deadline=DAY)  # type: ignore[arg-type]  # the half of a blob store that it uses
 
     async def submitted(self, **members: Any) -> Job:
         new = job(**members)
@@ -40,8 +40,8 @@ class Yard:
 
 
 @pytest.fixture
-def yard(store: SqlJobStore) -> Yard:
-    return Yard(store)
+def yard(store: SqlJobStore, bell: LocalBell) -> Yard:
+    return Yard(store, bell)
 
 
 async def test_a_job_past_its_deadline_fails_and_its_waiters_hear(yard: Yard) -> None:

@@ -14,7 +14,6 @@ from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.ports import (
     Accepted,
     Again,
-    Bell,
     Call,
     Clock,
     Failed,
@@ -128,7 +127,6 @@ class Advance:
     providers: Mapping[ProviderName, ProviderEntry]
     workspace: Callable[[JobId], Workspace]
     fetcher: PictureFetcher
-    bell: Bell
     clock: Clock
     on_unknown: OnUnknown
     random: Random = field(default_factory=Random)
@@ -466,7 +464,6 @@ class Advance:
         ending = settle(job, history.attempts, error=error, now=self.clock.now())
         tries = len(history.attempts)
         await self._surely(lambda: self.store.finish(job.id, ending, tries=tries, attempt=attempt))
-        self.bell.ring(job.id)
         log.info("job_ended", job_id=job.id, status=ending.status.value, charged=ending.charged.value)
 
     async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:

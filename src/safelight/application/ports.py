@@ -8,6 +8,7 @@ from typing import Protocol
 
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ProviderError
+from safelight.domain.event import JobEvent, LoggedEvent
 from safelight.domain.ids import BlobKey, JobId, ProviderName
 from safelight.domain.image import ImageRequest, StoredImage, Usage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
@@ -83,6 +84,14 @@ class JobStore(Protocol):
 
         `tries` is the length of the ledger that the ending was made from.
         """
+        ...
+
+    async def log_event(self, event: JobEvent) -> None:
+        """Write an event that changes nothing about the job."""
+        ...
+
+    async def events(self, job_id: JobId, *, after: int, limit: int) -> Sequence[LoggedEvent]:
+        """Read a job's log from behind number `after`, in order."""
         ...
 
     async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
@@ -349,13 +358,25 @@ class PictureFetcher(Protocol):
         ...
 
 
-class Bell(Protocol):
-    """Tells waiters in any process that a job has ended."""
+EVERY_JOB = "*"
+"""The topic of those who want to hear of all jobs."""
 
-    def ring(self, job_id: JobId) -> None:
-        """Wake whoever listens for this job."""
+
+class Bell(Protocol):
+    """Tells those who wait, in any process, that something was committed. A topic is a job's id, or `EVERY_JOB`."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether this process ends, so that nothing will be heard any more."""
         ...
 
-    def listen(self, job_id: JobId) -> "asyncio.Future[None]":
-        """Be told of the next ring. Listen first, then read the job: no end falls between. Cancel it to leave."""
+    def ring(self, *topics: str) -> None:
+        """Wake whoever listens for these topics."""
+        ...
+
+    def listen(self, topic: str) -> "asyncio.Future[None]":
+        """Be told of the next ring. Listen first, then read: nothing falls between. Cancel it to leave.
+
+        Once the bell is silent, the future is done from the beginning.
+        """
         ...

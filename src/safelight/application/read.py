@@ -1,6 +1,7 @@
 """Queries behind the API and the command line."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 
 from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore, Queue
@@ -40,16 +41,22 @@ class Read:
         return self.queue.position(job) if job.status is JobStatus.PENDING else None
 
     async def ended(self, job_id: JobId, *, timeout_s: float | None = None) -> Job:
-        """Wait until a job has ended, at most `timeout_s`, and read it as it then is."""
-        ring = self.bell.listen(job_id)
-        try:
-            job = await self.job(job_id)
-            if not job.status.terminal:
-                await asyncio.wait([ring], timeout=timeout_s)
+        """Wait until a job has ended, at most `timeout_s` or until the gateway stops, and read it as it then is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                return await self._ended(job_id)
+        return await self.job(job_id)
+
+    async def _ended(self, job_id: JobId) -> Job:
+        while True:
+            ring = self.bell.listen(job_id)
+            try:
                 job = await self.job(job_id)
-            return job
-        finally:
-            ring.cancel()
+                if job.status.terminal or self.bell.silent:
+                    return job
+                await ring
+            finally:
+                ring.cancel()
 
     async def jobs(self, wanted: JobFilter) -> JobPage:
         """One page of jobs, newest first; what has expired and is not yet swept away is left out."""

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from safelight.application.ports import Bell, BlobStore, Clock, JobStore
+from safelight.application.ports import BlobStore, Clock, JobStore
 from safelight.domain.errors import ErrorClass, StorageError, Superseded
 from safelight.domain.ids import JobId, blob_job
 from safelight.domain.job import Attempt, AttemptState, JobError
@@ -25,7 +25,6 @@ class Sweep:
 
     store: JobStore
     blobs: BlobStore
-    bell: Bell
     clock: Clock
     deadline: timedelta
     """How long after its submit a job must have ended."""
@@ -78,7 +77,6 @@ class Sweep:
             await self.store.finish(job_id, ending, tries=len(attempts), attempt=given_up)
         except Superseded:
             return 0
-        self.bell.ring(job_id)
         log.warning("job_overdue", job_id=job_id)
         return 1
 

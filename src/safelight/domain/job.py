@@ -173,6 +173,10 @@ class Job:
     """The caller's own labels."""
     idempotency: Idempotency | None = None
     batch: BatchLine | None = None
+    owner: str | None = None
+    """The id of the virtual key that it was submitted with."""
+    team: str | None = None
+    """That key's team."""
 
     @property
     def operation(self) -> Operation:

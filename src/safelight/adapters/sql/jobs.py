@@ -4,17 +4,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from safelight.adapters.sql import rows
+from safelight.adapters.sql import events, rows
 from safelight.adapters.sql.database import Database, Row, Transaction
-from safelight.application.ports import JobFilter, JobPage
+from safelight.application.ports import EVERY_JOB, JobFilter, JobPage
 from safelight.domain.errors import Superseded
+from safelight.domain.event import JobEvent, LoggedEvent, moved_on
 from safelight.domain.ids import JobId, ProviderName
-from safelight.domain.job import Attempt, Ending, Job, JobHistory
+from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
 
 INSERT_JOB = (
     "INSERT INTO jobs (id, request_id, request_type, status, lane, model, request, created_at, ttl_s, due_at, webhook,"
-    " metadata, idempotency_key, fingerprint, batch_id, batch_line)"
-    " VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+    " metadata, idempotency_key, fingerprint, batch_id, batch_line, owner, team)"
+    " VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
 )
 GET_JOB = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - columns are constants
 GET_ATTEMPTS = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above
@@ -64,6 +65,9 @@ _REQUEST = 5
 Enqueue = Callable[[Transaction, JobId, ProviderName, datetime], Awaitable[None]]
 """Makes a queue entry in the transaction that writes the job: for queues that are tables of the same database."""
 
+Ring = Callable[[str, str], None]
+"""Wakes those who listen for these topics (see `Bell`), once a commit is durable."""
+
 
 class JobMemory(Protocol):
     """Jobs kept in memory beside the table. Every commit is told to it."""
@@ -96,22 +100,39 @@ class JobMemory(Protocol):
 class SqlJobStore:
     """See `JobStore`. Whoever makes it closes the database."""
 
-    def __init__(self, database: Database, *, memory: JobMemory, enqueue: Enqueue | None = None) -> None:
-        """`memory` may keep jobs only where no other process writes the table."""
+    def __init__(
+        self,
+        database: Database,
+        *,
+        memory: JobMemory,
+        ring: Ring = lambda *_: None,
+        enqueue: Enqueue | None = None,
+    ) -> None:
+        """`memory` may keep jobs only where no other process writes the table.
+
+        `ring` is for databases that do not tell of their commits by themselves.
+        """
         self._database = database
         self._memory = memory
+        self._ring = ring
         self._enqueue = enqueue
 
     async def submit(self, job: Job) -> None:
         """See `JobStore.submit`."""
         values = rows.job_values(job)
+        event = events.event_values(moved_on(job.id, JobStatus.PENDING, job.created_at))
 
         async def write(transaction: Transaction) -> None:
             await transaction.execute(INSERT_JOB, *values)
+            await events.append(transaction, event)
             if self._enqueue:
                 await self._enqueue(transaction, job.id, job.lane, job.due_at or job.created_at)
 
-        await self._database.write(write, then=lambda: self._memory.keep(job, request_bytes=len(values[_REQUEST])))
+        def then() -> None:
+            self._memory.keep(job, request_bytes=len(values[_REQUEST]))
+            self._ring(job.id, EVERY_JOB)
+
+        await self._database.write(write, then=then)
 
     async def get(self, job_id: JobId) -> Job | None:
         """See `JobStore.get`."""
@@ -146,12 +167,18 @@ class SqlJobStore:
         """See `JobStore.start_attempt`."""
         started = (job_id, rows.to_micros(attempt.started_at), attempt.number, attempt.target.provider)
         values = rows.new_attempt_values(job_id, attempt)
+        event = events.event_values(moved_on(job_id, JobStatus.PROCESSING, attempt.started_at, attempt=attempt))
 
         async def write(transaction: Transaction) -> None:
             _expect_one(await transaction.execute(START_JOB, *started), job_id)
             _expect_one(await transaction.execute(INSERT_ATTEMPT, *values), job_id)
+            await events.append(transaction, event)
 
-        await self._database.write(write, then=lambda: self._memory.start(job_id, attempt))
+        def then() -> None:
+            self._memory.start(job_id, attempt)
+            self._ring(job_id, EVERY_JOB)
+
+        await self._database.write(write, then=then)
 
     async def accept_attempt(self, job_id: JobId, attempt: Attempt, *, due_at: datetime) -> None:
         """See `JobStore.accept_attempt`."""
@@ -167,12 +194,19 @@ class SqlJobStore:
     async def end_attempt(self, job_id: JobId, attempt: Attempt, *, lane: ProviderName, due_at: datetime) -> None:
         """See `JobStore.end_attempt`."""
         values = rows.ended_attempt_values(job_id, attempt)
+        at = attempt.ended_at or attempt.started_at
+        event = events.event_values(moved_on(job_id, JobStatus.PROCESSING, at, attempt=attempt))
 
         async def write(transaction: Transaction) -> None:
             _expect_one(await transaction.execute(END_ATTEMPT, *values), job_id)
             _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+            await events.append(transaction, event)
 
-        await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
+        def then() -> None:
+            self._memory.postpone(job_id, lane=lane, due_at=due_at)
+            self._ring(job_id, EVERY_JOB)
+
+        await self._database.write(write, then=then)
 
     async def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
         """See `JobStore.postpone`."""
@@ -186,13 +220,30 @@ class SqlJobStore:
         """See `JobStore.finish`."""
         values = rows.ending_values(job_id, ending, tries)
         ended = rows.ended_attempt_values(job_id, attempt) if attempt else None
+        event = events.event_values(moved_on(job_id, ending.status, ending.completed_at, attempt=attempt))
 
         async def write(transaction: Transaction) -> None:
             if ended:
                 _expect_one(await transaction.execute(END_ATTEMPT, *ended), job_id)
             _expect_one(await transaction.execute(FINISH_JOB, *values), job_id)
+            await events.append(transaction, event)
 
-        await self._database.write(write, then=lambda: self._memory.finish(job_id, ending))
+        def then() -> None:
+            self._memory.finish(job_id, ending)
+            self._ring(job_id, EVERY_JOB)
+
+        await self._database.write(write, then=then)
+
+    async def log_event(self, event: JobEvent) -> None:
+        """See `JobStore.log_event`."""
+        values = events.event_values(event)
+        await self._database.write(
+            lambda transaction: events.append(transaction, values), then=lambda: self._ring(event.job_id, EVERY_JOB)
+        )
+
+    async def events(self, job_id: JobId, *, after: int, limit: int) -> Sequence[LoggedEvent]:
+        """See `JobStore.events`."""
+        return await self._database.look_up(lambda transaction: events.after(transaction, job_id, after, limit))
 
     async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
         """See `JobStore.overdue`."""
@@ -208,6 +259,7 @@ class SqlJobStore:
 
         async def write(transaction: Transaction) -> None:
             await transaction.execute_many(DELETE_ATTEMPTS, values)
+            await transaction.execute_many(events.DELETE_EVENTS, values)
             await transaction.execute_many(DELETE_JOB, values)
 
         await self._database.write(write, then=lambda: self._memory.drop(job_ids))

@@ -30,7 +30,7 @@ T = TypeVar("T")
 JOB_COLUMNS = (
     "seq, id, request_id, status, lane, request, created_at, ttl_s, due_at, started_at, completed_at, attempts,"
     " result, error, charged, cost_micros, earlier_attempts, cancelled_at, webhook, metadata, idempotency_key,"
-    " fingerprint, batch_id, batch_line"
+    " fingerprint, batch_id, batch_line, owner, team"
 )
 ATTEMPT_COLUMNS = (
     "number, route, provider, model, key_name, n, state, started_at, ended_at, handle, error_class, error,"
@@ -106,6 +106,8 @@ def job_values(job: Job) -> Row:
         job.idempotency.fingerprint if job.idempotency else None,
         job.batch.batch_id if job.batch else None,
         job.batch.number if job.batch else None,
+        job.owner,
+        job.team,
     )
 
 
@@ -133,6 +135,8 @@ def job_of(row: Row) -> Job:
         metadata=_NO_METADATA if row[19] is None else _metadata.decode(row[19]),
         idempotency=None if row[20] is None else Idempotency(key=row[20], fingerprint=row[21]),
         batch=None if row[22] is None else BatchLine(batch_id=row[22], number=row[23]),
+        owner=row[24],
+        team=row[25],
     )
 
 

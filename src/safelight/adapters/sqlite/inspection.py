@@ -7,7 +7,8 @@ from pathlib import Path
 
 from safelight.adapters.sql import jobs as sql
 from safelight.adapters.sql import rows
-from safelight.adapters.sqlite.migrate import migrations
+from safelight.adapters.sql.schema import newest, refuse_newer
+from safelight.adapters.sqlite.migrate import ENGINE
 from safelight.domain.errors import ConfigurationError, StorageError
 from safelight.domain.ids import JobId
 from safelight.domain.job import Job, JobHistory, JobStatus
@@ -42,15 +43,10 @@ class SqliteInspection:
         self._connection.close()
 
     def _check_schema(self) -> None:
-        newest = migrations()[-1][0]
-        if self.schema > newest:
+        refuse_newer(self.schema, ENGINE)
+        if self.schema < newest(ENGINE):
             raise ConfigurationError(
-                f"the database has schema {self.schema}, this release knows up to {newest}: "
-                "run a newer release of safelight"
-            )
-        if self.schema < newest:
-            raise ConfigurationError(
-                f"the database has schema {self.schema}, this release wants {newest}: "
+                f"the database has schema {self.schema}, this release wants {newest(ENGINE)}: "
                 "start `safelight serve` once, it brings the database up to date"
             )
 

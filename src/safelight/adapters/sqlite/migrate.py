@@ -1,16 +1,13 @@
-"""Numbered, forward-only migrations of the embedded database."""
+"""Brings the embedded database's schema up to date."""
 
+import re
 import sqlite3
-from importlib.resources import files
 
-from safelight.domain.errors import ConfigurationError
+from safelight.adapters.sql.schema import migrations, newest, refuse_newer
 
+ENGINE = "sqlite"
 
-def migrations() -> list[tuple[int, str]]:
-    """The SQL files of this release, as (number, text) in order."""
-    folder = files("safelight.adapters.sqlite").joinpath("migrations")
-    found = [(int(file.name[:4]), file.read_text()) for file in folder.iterdir() if file.name.endswith(".sql")]
-    return sorted(found)
+_FOR_SQLITE = re.compile(r"/\*sqlite (.*?)\*/")
 
 
 def migrate(connection: sqlite3.Connection) -> int:
@@ -19,12 +16,14 @@ def migrate(connection: sqlite3.Connection) -> int:
     Raises `ConfigurationError` when the database was written by a newer release.
     """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    newest = migrations()[-1][0]
-    if version > newest:
-        raise ConfigurationError(
-            f"the database has schema {version}, this release knows up to {newest}: run a newer release of safelight"
-        )
-    for number, text in migrations():
+    refuse_newer(version, ENGINE)
+    for number, text in migrations(ENGINE):
         if number > version:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{text}\nPRAGMA user_version = {number};\nCOMMIT;")
-    return newest
+            connection.executescript(f"BEGIN IMMEDIATE;\n{_dialect(text)}\nPRAGMA user_version = {number};\nCOMMIT;")
+    return newest(ENGINE)
+
+
+def _dialect(text: str) -> str:
+    """The common SQL as SQLite spells it; it takes the types' names as they are."""
+    text = text.replace("BIGSERIAL PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT")
+    return _FOR_SQLITE.sub(r"\1", text)

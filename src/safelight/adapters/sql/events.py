@@ -1,0 +1,39 @@
+"""The log of each job, written within the transactions of the job store."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from safelight.adapters.sql.database import Row, Transaction
+from safelight.adapters.sql.rows import from_micros, to_micros
+from safelight.domain.event import EventName, JobEvent, LoggedEvent
+from safelight.domain.ids import JobId
+
+INSERT_EVENT = "INSERT INTO events (job_id, owner, name, at, data) SELECT id, owner, $2, $3, $4 FROM jobs WHERE id = $1"
+EVENTS_AFTER = "SELECT seq, job_id, name, at, data FROM events WHERE job_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
+DELETE_EVENTS = "DELETE FROM events WHERE job_id = $1"
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def event_values(event: JobEvent) -> Row:
+    """Parameters of `INSERT_EVENT`."""
+    return (event.job_id, event.name.value, to_micros(event.at), _encode(event.data))
+
+
+async def append(transaction: Transaction, values: Row) -> None:
+    """Write an event of a job that is there, whose row this transaction has written: so its events are in order."""
+    await transaction.execute(INSERT_EVENT, *values)
+
+
+async def after(transaction: Transaction, job_id: JobId, seq: int, limit: int) -> Sequence[LoggedEvent]:
+    """Read a job's events that follow number `seq`."""
+    return [event_of(row) for row in await transaction.fetch(EVENTS_AFTER, job_id, seq, limit)]
+
+
+def event_of(row: Row) -> LoggedEvent:
+    """Read a row of `EVENTS_AFTER`."""
+    seq, job_id, name, at, data = row
+    event = JobEvent(job_id=JobId(job_id), name=EventName(name), at=from_micros(at), data=_decode(data))
+    return LoggedEvent(seq=seq, event=event)

@@ -1,0 +1,62 @@
+"""What happens to a job, told in order: each event is written by the commit in which it happens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from safelight.domain.ids import JobId
+from safelight.domain.job import Attempt, JobStatus
+
+
+class EventName(StrEnum):
+    """The kinds of events on the wire."""
+
+    JOB = "job"
+    """The job has moved on: its status, and the attempt that moved it."""
+    PROGRESS = "progress"
+    PARTIAL_IMAGE = "partial_image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """One line of a job's log. `data` is small JSON: never an image byte, a prompt or a key."""
+
+    job_id: JobId
+    name: EventName
+    at: datetime
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedEvent:
+    """An event with its place in the log; later ones have a higher number."""
+
+    seq: int
+    event: JobEvent
+
+
+def moved_on(job_id: JobId, status: JobStatus, at: datetime, *, attempt: Attempt | None = None) -> JobEvent:
+    """The event of a job that has moved on, because of `attempt` where there is one."""
+    data: dict[str, Any] = {"status": status.value}
+    if attempt is not None:
+        data["attempt"] = attempt_facts(attempt)
+    return JobEvent(job_id=job_id, name=EventName.JOB, at=at, data=data)
+
+
+def attempt_facts(attempt: Attempt) -> Mapping[str, Any]:
+    """What callers may know of an attempt, without what is not known yet."""
+    facts = {
+        "number": attempt.number,
+        "provider": attempt.target.provider,
+        "model": attempt.target.model,
+        "key": attempt.key_name,
+        "n": attempt.n,
+        "state": attempt.state.value,
+        "error_class": attempt.error_class.value if attempt.error_class else None,
+        "code": attempt.error.code if attempt.error else None,
+        "charged": attempt.charged.value if attempt.charged else None,
+        "duration_s": (attempt.ended_at - attempt.started_at).total_seconds() if attempt.ended_at else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
