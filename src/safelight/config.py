@@ -82,7 +82,9 @@ class AuthSettings(_Section):
     """Who may call; virtual keys come with a later release."""
 
     required: Literal[False] = Field(False, description="Comes with a later release.")
-    admin_key: SecretStr | None = _NOT_YET
+    admin_key: SecretStr | None = Field(
+        None, min_length=1, description="Opens /api, the administration; without one, only on loopback."
+    )
     encryption_key: SecretStr | None = _NOT_YET
 
 

@@ -27,6 +27,7 @@ from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.inspection import SqliteInspection
 from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.adapters.sqlite.recent import RecentJobs
+from safelight.api.admin import AdminDoor
 from safelight.api.app import create_app
 from safelight.api.links import Links
 from safelight.api.services import Api, ApiLimits, Services
@@ -176,6 +177,11 @@ def _keys(name: str, keys: tuple[KeySettings, ...]) -> tuple[KeyEntry, ...]:
     return tuple(entries) or (KeyEntry(key=ProviderKey(name=None, value=None)),)
 
 
+def _admin_door(settings: Settings) -> AdminDoor:
+    key = settings.auth.admin_key
+    return AdminDoor(key=key.get_secret_value() if key else None, loopback=settings.server.loopback)
+
+
 def _renewed(entry: ProviderEntry, said: ProviderEntrySettings, name: str) -> ProviderEntry:
     keys = _keys(name, said.keys)
     if any(each.key.name for each in entry.keys) and not said.keys:
@@ -269,6 +275,7 @@ class Gateway:
                     result_ttl_s=jobs.result_ttl,
                     max_result_ttl_s=jobs.max_result_ttl,
                 ),
+                admin=_admin_door(self._settings),
                 ready=self._check_ready,
             )
         )

@@ -576,9 +576,7 @@ async def test_each_step_of_a_job_is_in_its_log_in_order(shelf: Shelf) -> None:
     new, other = await shelf.submitted(), await shelf.submitted()
     await shelf.store.start_attempt(new.id, started())
     await shelf.store.end_attempt(new.id, failed(ended_at=later(1)), lane=PAID, due_at=later(2))
-    await shelf.store.log_event(
-        JobEvent(job_id=new.id, name=EventName.PROGRESS, at=later(2), data={"progress": 0.5})
-    )
+    await shelf.store.log_event(JobEvent(job_id=new.id, name=EventName.PROGRESS, at=later(2), data={"progress": 0.5}))
     await shelf.store.start_attempt(new.id, started(2))
     last = succeeded(2, ended_at=later(4))
     await shelf.store.finish(new.id, ending(new, failed(), last, now=later(4)), tries=2, attempt=last)

@@ -1,7 +1,9 @@
 """Who sent a request."""
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from safelight.api.services import services_of
 from safelight.domain.caller import ANYBODY, Caller
 
 
@@ -9,3 +11,10 @@ async def caller_of(request: Request) -> Caller:
     """Tell who asks. Nobody is asked for a key yet, so it is anybody."""
     del request
     return ANYBODY
+
+
+async def require_admin(request: Request) -> None:
+    """Let an administrator pass; everybody else is answered 401."""
+    fault = services_of(request).admin.fault(request)
+    if fault is not None:
+        raise HTTPException(401, fault, headers={"WWW-Authenticate": "Bearer"})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from safelight.api.admin import AdminDoor
 from safelight.api.links import Links
 from safelight.application.ports import BlobStore, Provider, Workspace
 from safelight.application.read import Read
@@ -35,6 +36,7 @@ class Services:
     providers: Mapping[ProviderName, Provider]
     links: Links
     limits: ApiLimits
+    admin: AdminDoor
     ready: Callable[[], Awaitable[None]]
     """Raises `StorageError` when no job can be taken."""
 
