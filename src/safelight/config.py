@@ -14,9 +14,12 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from safelight.domain.errors import ConfigurationError
 from safelight.domain.plan import OnUnknown
+from safelight.domain.strength import weakness
 
 _ENV_PREFIX = "env."
-_OTHER_VARIABLES = ("SAFELIGHT_CONFIG", "SAFELIGHT_URL", "SAFELIGHT_ADMIN_KEY", "SAFELIGHT_ENCRYPTION_KEY")
+_USUAL_SECRETS = {"admin_key": "SAFELIGHT_ADMIN_KEY", "encryption_key": "SAFELIGHT_ENCRYPTION_KEY"}
+"""Members of `auth` with the variables that they are taken from where nothing is said of them."""
+_OTHER_VARIABLES = ("SAFELIGHT_CONFIG", "SAFELIGHT_URL", *_USUAL_SECRETS.values())
 _NOT_YET: Any = Field(default=None, description="Comes with a later release.")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -79,13 +82,32 @@ class JobSettings(_Section):
 
 
 class AuthSettings(_Section):
-    """Who may call; virtual keys come with a later release."""
+    """Who may call, and who may administrate."""
 
     required: Literal[False] = Field(False, description="Comes with a later release.")
     admin_key: SecretStr | None = Field(
-        None, min_length=1, description="Opens /api, the administration; without one, only on loopback."
+        None, description="Key of the administrator; otherwise that of SAFELIGHT_ADMIN_KEY. Without one, /api is local."
     )
-    encryption_key: SecretStr | None = _NOT_YET
+    encryption_key: SecretStr | tuple[SecretStr, ...] | None = Field(
+        None,
+        description="Encrypts stored secrets; otherwise that of SAFELIGHT_ENCRYPTION_KEY, or a file in the data folder."
+        " Of several the first encrypts, all decrypt.",
+    )
+
+    @property
+    def encryption_keys(self) -> tuple[str, ...]:
+        """All of them, the one that encrypts first."""
+        keys = self.encryption_key or ()
+        return tuple(key.get_secret_value() for key in (keys if isinstance(keys, tuple) else (keys,)))
+
+    @model_validator(mode="after")
+    def _not_guessed(self) -> "AuthSettings":
+        keys = {"admin_key": self.admin_key.get_secret_value() if self.admin_key else None}
+        keys |= {f"encryption_key[{index}]": key for index, key in enumerate(self.encryption_keys)}
+        for name, key in keys.items():
+            if key is not None and (fault := weakness(key)):
+                raise ValueError(f"{name} {fault}")
+        return self
 
 
 class KeySettings(_Section):
@@ -175,6 +197,7 @@ def load(path: Path | None, overrides: Mapping[str, Any], usual_keys: Mapping[st
     missing: dict[str, str] = {}
     said = _resolved(_file(path), "", missing) if path else _usual_providers(usual_keys)
     _refuse_missing_keys(missing)
+    said = _with_usual_secrets(said)
     try:
         return _above(said)(**overrides)
     except ValidationError as error:
@@ -263,6 +286,14 @@ def _usual_providers(usual_keys: Mapping[str, str]) -> dict[str, Any]:
         if os.environ.get(variable)
     }
     return {"providers": found} if found else {}
+
+
+def _with_usual_secrets(said: dict[str, Any]) -> dict[str, Any]:
+    usual = {name: os.environ[variable] for name, variable in _USUAL_SECRETS.items() if os.environ.get(variable)}
+    auth = said.get("auth") or {}
+    if not usual or not isinstance(auth, dict):
+        return said
+    return {**said, "auth": {**usual, **{name: value for name, value in auth.items() if value is not None}}}
 
 
 def _explained(error: ValidationError, path: Path | None) -> str:

@@ -22,6 +22,7 @@ from safelight.adapters.providers._base import ProviderModule, ProviderSettings
 from safelight.adapters.providers._catalogue import read_price
 from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import load_providers
+from safelight.adapters.secret_box import AesGcmBox
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.inspection import SqliteInspection
@@ -223,6 +224,7 @@ class Gateway:
             lane_slots=self._lane_slots,
             now=self._clock.now,
         )
+        self.secret_box = AesGcmBox(settings.auth.encryption_keys or [data_dir.encryption_key()])
         self._accepting = True
         self._tasks: list[asyncio.Task[None]] = []
         self._engine: asyncio.Task[None] | None = None

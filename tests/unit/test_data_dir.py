@@ -76,3 +76,12 @@ def test_a_folder_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
         acquire(tmp_path / "file")
     with pytest.raises(ConfigurationError, match="cannot be used: Not a directory"):
         acquire(tmp_path / "file" / "inner")
+
+
+def test_the_encryption_key_is_made_once_and_is_ours_alone(tmp_path: Path) -> None:
+    held = acquire(tmp_path)
+    key = held.encryption_key()
+    assert len(key) >= 32
+    assert held.encryption_key() == key
+    assert (tmp_path / "encryption.key").stat().st_mode & 0o077 == 0
+    held.release()

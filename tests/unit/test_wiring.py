@@ -165,3 +165,23 @@ async def test_weights_limits_and_breakers_come_from_the_settings(tmp_path: Path
 async def test_the_built_in_provider_is_neither_left_alone_nor_spared(tmp_path: Path) -> None:
     builtin = (await opened(settings(tmp_path)))[ProviderName("builtin")]
     assert (builtin.breaker.failures, builtin.retry.share) == (0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["admin_key", "encryption_key"])
+def test_weak_and_sample_secrets_are_refused_and_not_repeated(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}.* is too easily guessed") as caught:
+        settings(tmp_path, f"auth: {{{name}: hunter2-hunter2}}")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_come_from_their_usual_variables_unless_the_file_says_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFELIGHT_ADMIN_KEY", "9b1f correct horse battery")
+    monkeypatch.setenv("SAFELIGHT_ENCRYPTION_KEY", "77aa staple of the usual kind")
+    auth = settings(tmp_path, "auth: {encryption_key: [first of two long keys, 77aa staple of the usual kind]}").auth
+    assert auth.admin_key is not None
+    assert auth.admin_key.get_secret_value() == "9b1f correct horse battery"
+    assert auth.encryption_keys == ("first of two long keys", "77aa staple of the usual kind")
+    assert settings(tmp_path, "").auth.encryption_keys == ("77aa staple of the usual kind",)
+    assert "battery" not in repr(auth)

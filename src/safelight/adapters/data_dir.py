@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -46,9 +47,32 @@ class DataDir:
         """The folder of images."""
         return self.path / "blobs"
 
+    def encryption_key(self) -> str:
+        """The key that secrets are encrypted with where the settings name none: made once, readable by us alone.
+
+        It keeps copies of the database safe, not the folder as a whole. Raises `ConfigurationError`.
+        """
+        path = self.path / "encryption.key"
+        try:
+            if not path.exists():
+                _write_once(path, secrets.token_urlsafe(32))
+            return path.read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be used: {error.strerror}") from error
+
     def release(self) -> None:
         """Let others use the folder."""
         self.lock.close()
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a whole file or none: half a key would lock us out of what it encrypts."""
+    draft = path.with_suffix(".new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
 
 
 def database_of(path: Path) -> Path:

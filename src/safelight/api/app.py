@@ -9,7 +9,7 @@ from safelight.api.files import file_routes
 from safelight.api.images import image_routes
 from safelight.api.service import service_routes
 from safelight.api.services import Api, Services
-from safelight.domain.errors import RequestError, StorageError
+from safelight.domain.errors import PolicyRefusal, RequestError, StorageError
 
 
 def create_app(services: Services) -> Api:
@@ -19,6 +19,7 @@ def create_app(services: Services) -> Api:
         exception_handlers={
             HTTPException: errors.on_http_exception,
             RequestError: errors.on_request_error,
+            PolicyRefusal: errors.on_policy_refusal,
             StorageError: errors.on_storage_error,
             BodyError: errors.on_body_error,
             Exception: errors.on_crash,

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safelight.api.body import BodyError
-from safelight.domain.errors import NotFound, RequestError, StorageError
+from safelight.domain.errors import NotAllowed, NotAuthenticated, NotFound, PolicyRefusal, RequestError, StorageError
 from safelight.domain.job import JobError
 
 log = structlog.get_logger(__name__)
@@ -20,6 +20,7 @@ RETRY_AFTER_S = 1
 
 _LONGEST_PATH_SHOWN = 200
 _TEMPORARY = frozenset({429, 503})
+_POLICY_STATUS: Mapping[type[PolicyRefusal], int] = {NotAuthenticated: 401, NotAllowed: 403}
 
 
 def error_body(
@@ -86,6 +87,20 @@ def unavailable(message: str, code: str, headers: Mapping[str, str] | None = Non
     """503 with `Retry-After`."""
     body = error_body(message=message, status=503, gateway_fault=True, code=code)
     return json_response(body, 503, {**retry_after(503), **(headers or {})})
+
+
+def denied(error: PolicyRefusal) -> Response:
+    """The gateway's rules forbid it: without `is_bifrost_error`, as the contract has it for these alone (5.6)."""
+    status = next(status for kind, status in _POLICY_STATUS.items() if isinstance(error, kind))
+    body = {"type": error.code, "status_code": status, "error": {"message": error.message, "type": error.code}}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return json_response({**body, "extra_fields": {}}, status, headers)
+
+
+def on_policy_refusal(_: Request, error: Exception) -> Response:
+    """Answer a `PolicyRefusal`."""
+    assert isinstance(error, PolicyRefusal)  # noqa: S101 - Starlette calls it for this class alone
+    return denied(error)
 
 
 def on_request_error(_: Request, error: Exception) -> Response:

@@ -1,10 +1,10 @@
 """Who sent a request."""
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from safelight.api.services import services_of
 from safelight.domain.caller import ANYBODY, Caller
+from safelight.domain.errors import AdminRequired
 
 
 async def caller_of(request: Request) -> Caller:
@@ -14,7 +14,7 @@ async def caller_of(request: Request) -> Caller:
 
 
 async def require_admin(request: Request) -> None:
-    """Let an administrator pass; everybody else is answered 401."""
+    """Let an administrator pass; raises `AdminRequired` for everybody else."""
     fault = services_of(request).admin.fault(request)
     if fault is not None:
-        raise HTTPException(401, fault, headers={"WWW-Authenticate": "Bearer"})
+        raise AdminRequired(fault)

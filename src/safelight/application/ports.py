@@ -358,6 +358,18 @@ class PictureFetcher(Protocol):
         ...
 
 
+class SecretBox(Protocol):
+    """Encrypts secrets for the record. What it gives names its key, so that keys can be changed one after another."""
+
+    def seal(self, secret: str) -> bytes:
+        """Encrypt, with the newest key."""
+        ...
+
+    def open(self, sealed: bytes) -> str:
+        """Decrypt; raises `StorageError` when none of the keys fits, or the bytes were tampered with."""
+        ...
+
+
 EVERY_JOB = "*"
 """The topic of those who want to hear of all jobs."""
 

@@ -5,6 +5,9 @@ SafelightError               code (stable), message (safe to show)
 │  ├─ InvalidRequest         a field is missing, of the wrong type or out of range
 │  ├─ UnsupportedFeature     this model cannot express that field
 │  └─ NotFound               no such job, or not any more
+├─ PolicyRefusal             who may do what, and what it may cost; `code` is the contract's word
+│  ├─ NotAuthenticated       no key, or an unknown one
+│  └─ NotAllowed             a key that may not do this
 ├─ ProviderError             adds the provider's own status, code, type and request id
 │  ├─ ProviderRejected       policy or bad input: final
 │  ├─ ProviderModelGone      the model is not (or no longer) offered: another target may do
@@ -87,6 +90,36 @@ class NotFound(RequestError):
     """No such thing, or not any more."""
 
     code = "not_found"
+
+
+class PolicyRefusal(SafelightError):
+    """The gateway's rules forbid it. `code` is the machine word of the contract (6.2)."""
+
+
+class NotAuthenticated(PolicyRefusal):
+    """Nobody, or nobody we know."""
+
+
+class KeyRequired(NotAuthenticated):
+    """Virtual keys are mandatory and none came."""
+
+    code = "virtual_key_required"
+
+
+class KeyUnknown(NotAuthenticated):
+    """No virtual key reads so."""
+
+    code = "virtual_key_not_found"
+
+
+class AdminRequired(NotAuthenticated):
+    """Only the administrator may do this."""
+
+    code = "admin_key_required"
+
+
+class NotAllowed(PolicyRefusal):
+    """The caller is known, and may not do this."""
 
 
 class StorageError(SafelightError):
