@@ -1,11 +1,58 @@
-"""Job stores for tests, as the wiring makes them."""
+"""Job stores for tests, as the wiring makes them, on each engine. Another engine joins by its entry in `ENGINES`."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
+
+import pytest
 
 from safelight.adapters.bell import LocalBell
+from safelight.adapters.postgres.database import PostgresDatabase
+from safelight.adapters.sql.database import Database
 from safelight.adapters.sql.jobs import SqlJobStore
+from safelight.adapters.sql.memory import NoMemory
 from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.recent import RecentJobs
+
+
+class Storage(Protocol):
+    """Tables on one engine. Whoever opens them sees what the others have committed, as processes do."""
+
+    async def open(self, bell: LocalBell | None = None) -> SqlJobStore:
+        """Make a job store, which rings the bell at its own commits. The caller closes it."""
+        ...
+
+    async def open_database(self) -> Database:
+        """The engine alone, for stores of other things. The caller closes it."""
+        ...
+
+
+class SqliteStorage:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def open(self, bell: LocalBell | None = None) -> SqlJobStore:
+        return sqlite_store(self._path, bell)
+
+    async def open_database(self) -> SqliteDatabase:
+        return SqliteDatabase(self._path)
+
+
+class PostgresStorage:
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def open(self, bell: LocalBell | None = None) -> SqlJobStore:
+        return SqlJobStore(await self.open_database(), memory=NoMemory(), ring=(bell or LocalBell()).ring)
+
+    async def open_database(self) -> PostgresDatabase:
+        return await PostgresDatabase.open(self._url, connections=8)
+
+
+ENGINES: Mapping[str, Callable[[pytest.FixtureRequest], Storage]] = {
+    "sqlite": lambda request: SqliteStorage(request.getfixturevalue("tmp_path") / "jobs.db"),
+    "postgres": lambda request: PostgresStorage(request.getfixturevalue("database_url")),
+}
 
 
 def sqlite_store(path: Path, bell: LocalBell | None = None) -> SqlJobStore:

@@ -1,18 +1,16 @@
-"""What every job store promises. Another one joins by its factory in `FACTORIES`."""
+"""What every job store promises, on every engine of `tests/stores.py`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.ports import JobFilter, JobStore
 from safelight.domain.errors import StorageError, Superseded
 from safelight.domain.event import EventName, JobEvent, LoggedEvent
@@ -38,28 +36,9 @@ from tests.making import (
     succeeded,
     texts,
 )
-from tests.stores import sqlite_store
+from tests.stores import Storage
 
 MICROSECOND = timedelta(microseconds=1)
-
-
-class Storage(Protocol):
-    """Where jobs are kept."""
-
-    def open(self) -> "Awaitable[Any]":
-        """Make a store on it, as a process would; the caller closes it."""
-        ...
-
-
-class SqliteStorage:
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "jobs.db"
-
-    async def open(self) -> SqlJobStore:
-        return sqlite_store(self._path)
-
-
-FACTORIES: dict[str, Callable[[Path], Storage]] = {"sqlite": SqliteStorage}
 
 
 class Shelf:
@@ -108,21 +87,10 @@ class Shelf:
         return await self.read(before.job.id) == before
 
 
-@asynccontextmanager
-async def shelf_on(name: str, folder: Path) -> AsyncIterator[Shelf]:
-    async with AsyncExitStack() as stack:
-        yield await Shelf(FACTORIES[name](folder), stack).begin()
-
-
-@pytest.fixture(params=FACTORIES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-async def shelf(name: str, tmp_path: Path) -> AsyncIterator[Shelf]:
-    async with shelf_on(name, tmp_path) as shelf:
-        yield shelf
+async def shelf(storage: Storage) -> AsyncIterator[Shelf]:
+    async with AsyncExitStack() as stack:
+        yield await Shelf(storage, stack).begin()
 
 
 def ending(of: Job, *attempts: Attempt, now: datetime = NOON) -> Ending:

@@ -1,0 +1,30 @@
+"""What tests of all folders share: Postgres, and the engines that stores run on."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import postgres
+from tests.postgres import PostgresServer
+from tests.stores import ENGINES, Storage
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real Postgres, for the whole run."""
+    server = postgres.server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a fresh Postgres database with this release's schema."""
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture(params=ENGINES)
+def storage(request: pytest.FixtureRequest) -> Storage:
+    """Fresh tables, on each engine in turn."""
+    return ENGINES[request.param](request)
