@@ -33,6 +33,7 @@ from safelight.api.app import create_app
 from safelight.api.links import Links
 from safelight.api.services import Api, ApiLimits, Services
 from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.estimate import Estimate
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.ports import Provider, ProviderKey
 from safelight.application.read import Read
@@ -266,6 +267,7 @@ class Gateway:
             Services(
                 submit=self.submit,
                 read=self.read,
+                estimate=Estimate(providers=self._providers),
                 blobs=self._blobs,
                 workspace=self._intake_workspace,
                 providers=self._ports(),

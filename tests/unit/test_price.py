@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from safelight.domain.image import Dimensions, InputImage, OutputImage, Usage
 from safelight.domain.job import Production
-from safelight.domain.price import ImagePrice, Price, TokenPrices, cost_micros
+from safelight.domain.price import ImagePrice, Price, TokenPrices, cost_micros, expected_micros
 from tests.making import image, production, request
 
 TOKENS = TokenPrices(text_in=Decimal(5), image_in=Decimal(8), image_out=Decimal(30))
@@ -152,3 +152,31 @@ class TestMegapixels:
 @pytest.mark.parametrize("price", [Price(), Price(reported=True), Price(per_million_tokens=TokenPrices())])
 def test_an_unknown_price_is_none_and_not_nothing(price: Price) -> None:
     assert cost_micros(price, request(), pictures(usage=usage())) is None
+
+
+class TestExpectation:
+    ROWS = Price(per_image=(row("0.01", "1024x1024", "low"), row("0.04", "1024x1024"), row("0.06", "1536x1024")))
+
+    def test_is_what_the_row_that_fits_says_for_each_picture(self) -> None:
+        asked = request(size="1024x1024", quality="low", n=3)
+        assert expected_micros(Price(per_image=(row("0.01", "1024x1024", "low"),)), asked) == 30_000
+
+    def test_takes_the_dearest_row_where_the_model_may_choose(self) -> None:
+        assert expected_micros(self.ROWS, request(size=None)) == 60_000
+        assert expected_micros(self.ROWS, request(size="auto", quality="auto")) == 60_000
+        assert expected_micros(self.ROWS, request(size="1024x1024")) == 40_000
+
+    def test_counts_inputs_and_pixels(self) -> None:
+        price = Price(per_megapixel=Decimal("0.5"), per_input_image=Decimal("0.25"))
+        assert expected_micros(price, request(size="1000x2000", n=2, images=SENT)) == 2_250_000
+        assert expected_micros(price, request(size=None)) == 524_288
+
+    def test_is_unknown_where_tokens_decide_or_no_row_fits(self) -> None:
+        assert expected_micros(BY_TOKENS, request()) is None
+        assert expected_micros(self.ROWS, request(size="16x16")) is None
+
+    @given(usd=amounts, n=st.integers(min_value=1, max_value=10))
+    def test_agrees_with_what_is_booked(self, usd: Decimal, n: int) -> None:
+        price = Price(per_image=(ImagePrice(usd=usd),))
+        asked = request(n=n)
+        assert expected_micros(price, asked) == cost_micros(price, asked, pictures(n))

@@ -3,9 +3,7 @@
 The page is ours; Swagger UI comes from the installed package `swagger-ui-py`. Nothing is loaded from elsewhere.
 """
 
-from collections.abc import Mapping
 from functools import cache
-from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,23 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-HERE = Path(__file__).parent
+from safelight.api.assets import ASSET_HEADERS, MEDIA_TYPES, PAGE_HEADERS, answer, entity_tag
 
-MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
+HERE = Path(__file__).parent
 
 ASSETS = ("docs.css", "docs.js", "swagger-ui-bundle.js", "swagger-ui.css")
 """All that `/docs/{asset}` gives out; the package holds much more."""
-
-PAGE_HEADERS = {
-    "Cache-Control": "no-cache",
-    # data: holds Swagger UI's icons, blob: the pictures that a tried call answers.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def docs_routes() -> list[Route]:
@@ -63,7 +50,7 @@ def openapi_document() -> dict[str, Any]:
 
 def _openapi_json(request: Request) -> Response:
     body, etag = _openapi_bytes()
-    return _answer(request, body=body, etag=etag, media_type="application/json", headers={"Cache-Control": "no-cache"})
+    return answer(request, body=body, etag=etag, media_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
 def _docs_page(_: Request) -> Response:
@@ -75,30 +62,13 @@ def _docs_asset(request: Request) -> Response:
     if path is None:
         raise HTTPException(404, "file not found or expired")
     body = path.read_bytes()  # not kept: 1.5 MB that hardly anybody asks for
-    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-    return _answer(request, body=body, etag=_etag(body), media_type=MEDIA_TYPES[path.suffix], headers=headers)
-
-
-def _answer(request: Request, *, body: bytes, etag: str, media_type: str, headers: Mapping[str, str]) -> Response:
-    headers = {**headers, "ETag": etag}
-    if _matches(request.headers.get("if-none-match", ""), etag):
-        return Response(status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type=media_type)
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    held = {item.strip().removeprefix("W/") for item in if_none_match.split(",")}
-    return etag in held or "*" in held
-
-
-def _etag(body: bytes) -> str:
-    return f'"{sha256(body).hexdigest()[:32]}"'
+    return answer(request, body=body, etag=entity_tag(body), media_type=MEDIA_TYPES[path.suffix], headers=ASSET_HEADERS)
 
 
 @cache
 def _openapi_bytes() -> tuple[bytes, str]:
     body = msgspec.json.encode(openapi_document())
-    return body, _etag(body)
+    return body, entity_tag(body)
 
 
 def _asset_path(name: str) -> Path | None:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from safelight.api.admin import AdminDoor
 from safelight.api.links import Links
+from safelight.application.estimate import Estimate
 from safelight.application.ports import BlobStore, Provider, Workspace
 from safelight.application.read import Read
 from safelight.application.submit import Submit
@@ -31,6 +32,7 @@ class Services:
 
     submit: Submit
     read: Read
+    estimate: Estimate
     blobs: BlobStore
     workspace: Callable[[JobId], Workspace]
     providers: Mapping[ProviderName, Provider]

@@ -13,6 +13,8 @@ from safelight.domain.money import MICROS_PER_UNIT
 
 _MILLION = 1_000_000
 _HALF = Fraction(1, 2)
+_USUAL_PIXELS = 1024 * 1024
+"""Of a picture whose size is left to the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,29 @@ def cost_micros(price: Price, request: ImageRequest, production: Production) -> 
     if usd is None:
         usd = _with_inputs(price, request, _by_megapixels(price, production))
     return None if usd is None else floor(usd * MICROS_PER_UNIT + _HALF)
+
+
+def expected_micros(price: Price, request: ImageRequest) -> int | None:
+    """What a request is likely to cost, at the dearest row that fits it. `None`: it depends on what only the answer tells."""
+    usd = _expected_by_images(price, request)
+    if usd is None and price.per_megapixel is not None and price.per_million_tokens is None:
+        pixels = request.pixel_size.pixels if request.pixel_size else _USUAL_PIXELS
+        usd = Fraction(price.per_megapixel) * pixels * request.count / _MILLION
+    usd = _with_inputs(price, request, usd)
+    return None if usd is None else floor(usd * MICROS_PER_UNIT + _HALF)
+
+
+def _expected_by_images(price: Price, request: ImageRequest) -> Fraction | None:
+    """What the request leaves to the model (its size, its quality) may turn out in any of the ways that have a price."""
+    asked = {word.casefold() for word in (request.size, request.resolution, request.aspect_ratio) if word} - {"auto"}
+    quality = None if request.quality == "auto" else request.quality
+    rows = [
+        Fraction(row.usd)
+        for row in price.per_image
+        if (row.size is None or not asked or row.size.casefold() in asked)
+        and (row.quality is None or quality is None or row.quality == quality)
+    ]
+    return max(rows) * request.count if rows else None
 
 
 def _by_tokens(price: Price, request: ImageRequest, production: Production) -> Fraction | None:

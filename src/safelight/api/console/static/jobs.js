@@ -1,0 +1,166 @@
+// The caller's jobs, newest first, kept up to date by the gateway's event stream.
+
+import { ApiError, events, get } from "./api.js";
+
+export const DETAILS = "request,attempts,pictures";
+
+const PAGE = 100;
+const REST_MS = 1000; // between two looks at the newest jobs, however many events come
+const ONE_BY_ONE = 4; // so many changed jobs are read singly; more are read as a page
+const RECONNECT_MS = [500, 1000, 2000, 5000, 10000];
+
+export const ended = (job) => job.status === "completed" || job.status === "failed";
+export const cancelled = (job) => job.error?.error?.code === "job_cancelled";
+export const state = (job) => (cancelled(job) ? "cancelled" : job.status);
+
+/** Tells `change` (the list is another) and `job` (with the id of the one that moved). */
+export class Jobs extends EventTarget {
+  #filter = {};
+  #jobs = new Map();
+  #order = [];
+  #cursor = null;
+  #loading = null;
+  #stale = new Set();
+  #looking = null;
+  #stream = null;
+  #last = null;
+
+  complete = false;
+  problem = null;
+
+  /** All that is known, newest first. */
+  get list() {
+    return this.#order;
+  }
+
+  find(id) {
+    return this.#jobs.get(id);
+  }
+
+  /** Begin anew under other filters, as the listing of the API takes them. */
+  async show(filter) {
+    this.#filter = filter;
+    this.#jobs.clear();
+    this.#order = [];
+    this.#cursor = null;
+    this.#loading = null;
+    this.complete = false;
+    await this.more();
+  }
+
+  /** Read the next page, if there is one. */
+  more() {
+    if (this.complete) return Promise.resolve();
+    this.#loading ??= this.#page().finally(() => (this.#loading = null));
+    return this.#loading;
+  }
+
+  async #page() {
+    const filter = this.#filter;
+    try {
+      const page = await this.#read({ limit: PAGE, cursor: this.#cursor });
+      if (filter !== this.#filter) return;
+      this.#merge(page.data);
+      this.#cursor = page.next_cursor;
+      this.complete = page.next_cursor === null;
+      this.problem = null;
+    } catch (error) {
+      this.problem = error;
+    }
+    this.dispatchEvent(new Event("change"));
+  }
+
+  #read(query) {
+    return get("/v1/async/jobs", { ...this.#filter, expand: DETAILS, ...query });
+  }
+
+  #merge(found) {
+    let grown = false;
+    for (const job of found) {
+      const known = this.#jobs.get(job.id);
+      if (known && ended(known) && !ended(job)) continue; // an older answer that came late
+      grown ||= !known;
+      this.#jobs.set(job.id, { ...job, preview: ended(job) ? null : known?.preview, progress: job.meta.progress ?? known?.progress });
+      if (known) this.dispatchEvent(new CustomEvent("job", { detail: job.id }));
+    }
+    if (grown) this.#sort();
+  }
+
+  #sort() {
+    this.#order = [...this.#jobs.values()].map((job) => job.id);
+    const created = new Map(this.#order.map((id) => [id, this.#jobs.get(id).created_at]));
+    this.#order.sort((one, other) => (created.get(one) < created.get(other) ? 1 : created.get(one) > created.get(other) ? -1 : 0));
+  }
+
+  /** Take in a job that was just submitted, before any event tells of it. */
+  add(job, request) {
+    this.#merge([{ ...job, request: { operation: job.meta.request_type, model: job.meta.model, ...request }, attempts: [] }]);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  remove(id) {
+    this.#jobs.delete(id);
+    this.#order = this.#order.filter((each) => each !== id);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Read one job now. Throws `ApiError`. */
+  async refresh(id) {
+    const job = await get(`/v1/async/jobs/${id}`, { expand: DETAILS, links: "true" });
+    this.#merge([job]);
+    return this.#jobs.get(id);
+  }
+
+  /** Listen until `signal` says stop; between broken connections, look at the newest once. */
+  async follow(signal) {
+    for (let broken = 0; !signal.aborted; broken++) {
+      try {
+        for await (const event of events("/v1/async/events", { signal, after: this.#last })) {
+          broken = 0;
+          this.#last = event.id ?? this.#last;
+          this.#heard(event);
+        }
+      } catch (error) {
+        if (signal.aborted || (error instanceof ApiError && error.status === 401)) return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS[Math.min(broken, RECONNECT_MS.length - 1)]));
+      if (!signal.aborted) this.#look();
+    }
+  }
+
+  #heard({ event, data }) {
+    const id = data.job_id ?? data.id;
+    const job = this.#jobs.get(id);
+    if (event === "job" && (!job || data.status === "completed" || data.status === "failed")) {
+      this.#stale.add(id);
+      this.#look();
+    }
+    if (!job || ended(job)) return;
+    if (event === "job") job.status = ended(data) ? job.status : data.status;
+    if (event === "progress") job.progress = data.progress;
+    if (event === "partial_image") job.preview = data.url;
+    if (event === "attempt") job.meta.attempts = Math.max(job.meta.attempts, data.number ?? 0);
+    this.dispatchEvent(new CustomEvent("job", { detail: id }));
+  }
+
+  /** Read what has moved, at most once a second: what it costs the gateway does not grow with its load. */
+  #look() {
+    this.#looking ??= new Promise((resolve) => setTimeout(resolve, this.#stream ? REST_MS : 0)).then(async () => {
+      this.#stream = true;
+      const moved = [...this.#stale];
+      this.#stale.clear();
+      this.#looking = null;
+      try {
+        const known = moved.filter((id) => this.#jobs.has(id));
+        if (known.length === moved.length && moved.length <= ONE_BY_ONE && moved.length > 0) {
+          await Promise.allSettled(known.map((id) => this.refresh(id)));
+        } else {
+          this.#merge((await this.#read({ limit: PAGE })).data);
+        }
+        this.dispatchEvent(new Event("change"));
+      } catch {
+        for (const id of moved) this.#stale.add(id);
+      }
+    });
+  }
+}
