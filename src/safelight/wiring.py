@@ -29,9 +29,9 @@ from safelight.adapters.sqlite.inspection import SqliteInspection
 from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.adapters.sqlite.recent import RecentJobs
 from safelight.api.admin import AdminDoor
-from safelight.api.app import create_app
+from safelight.api.app import Api
 from safelight.api.links import Links
-from safelight.api.services import Api, ApiLimits, Services
+from safelight.api.services import ApiLimits, Services
 from safelight.application.advance import Advance, ProviderEntry
 from safelight.application.estimate import Estimate
 from safelight.application.key_pool import KeyEntry, KeyPool
@@ -263,7 +263,7 @@ class Gateway:
         warn_of_endings(self._ports(), self._clock.now().date())
         secret = await self._store.fact("link_secret", secrets.token_bytes(32))
         server, jobs = self._settings.server, self._settings.jobs
-        self.app = create_app(
+        self.app = Api(
             Services(
                 submit=self.submit,
                 read=self.read,

@@ -11,7 +11,6 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings, strategies
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from starlette.routing import Route
 
 from safelight.api.docs import openapi_document
 from tests.api.client import mask, png
@@ -35,9 +34,8 @@ def test_every_route_is_described_and_every_description_has_a_route(served: Serv
         for method in item
         if method in {"get", "head", "post", "put", "patch", "delete", "options"}
     }
-    routes = [route for route in served.gateway.app.routes if isinstance(route, Route)]
+    routes = served.gateway.app.routes
 
-    assert len(routes) == len(served.gateway.app.routes)
     assert {(route.path, method) for route in routes for method in route.methods or ()} == described
 
 

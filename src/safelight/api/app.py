@@ -1,39 +1,107 @@
-"""The HTTP application: routes, and the one shape of errors."""
+"""The HTTP application: finds the endpoint of a request, and turns what it raises into the one shape of errors.
 
+Routes are Starlette's, and so are requests and responses; the way between them is our own. Starlette's walks through
+every route and two layers of exception handling, twice: most of what a poll of a running job costs.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from inspect import iscoroutinefunction
+from typing import Any, cast
+
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from safelight.api import errors
-from safelight.api.body import BodyError
 from safelight.api.console.routes import console_routes
 from safelight.api.docs import docs_routes
+from safelight.api.errors import error_response
 from safelight.api.estimate import estimate_routes
 from safelight.api.files import file_routes
 from safelight.api.images import image_routes
 from safelight.api.service import service_routes
-from safelight.api.services import Api, Services
-from safelight.domain.errors import PolicyRefusal, RequestError, StorageError
+from safelight.api.services import Services
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+_Methods = dict[str, Endpoint]
 
 
-def create_app(services: Services) -> Api:
-    """Make the ASGI application; whoever starts the services also stops them."""
-    app = Api(
-        routes=[
+class Api:
+    """The ASGI application. Whoever starts the services also stops them."""
+
+    def __init__(self, services: Services) -> None:
+        """`services` is what the endpoints use."""
+        self.services = services
+        self.routes = [
             *image_routes(),
             *file_routes(),
             *service_routes(),
             *estimate_routes(),
             *docs_routes(),
             *console_routes(),
-        ],
-        exception_handlers={
-            HTTPException: errors.on_http_exception,
-            RequestError: errors.on_request_error,
-            PolicyRefusal: errors.on_policy_refusal,
-            StorageError: errors.on_storage_error,
-            BodyError: errors.on_body_error,
-            Exception: errors.on_crash,
-        },
-    )
-    app.router.redirect_slashes = False
-    app.services = services
-    return app
+        ]
+        self._table = RouteTable(self.routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["app"] = self
+        request = Request(scope, receive)
+        try:
+            response = await self._table.endpoint(scope)(request)
+        except Exception as error:  # noqa: BLE001 - each gets its answer, whatever it is
+            response = error_response(request, error)
+        await response(scope, receive, send)
+
+
+class RouteTable:
+    """Finds endpoints: by the whole path, by all but its last part, or else by going through the other routes."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        """The order of the routes does not matter: none of them hides another."""
+        self._exact: dict[str, _Methods] = {}
+        self._by_parent: dict[str, tuple[str, _Methods]] = {}
+        self._others: dict[str, tuple[Route, _Methods]] = {}
+        for route in routes:
+            self._methods_of(route).update(dict.fromkeys(route.methods or (), _asynchronous(route.endpoint)))
+
+    def _methods_of(self, route: Route) -> _Methods:
+        parent, _, last = route.path.rpartition("/")
+        if "{" not in route.path:
+            return self._exact.setdefault(route.path, {})
+        if "{" not in parent and last == f"{{{last[1:-1]}}}" and ":" not in last:
+            return self._by_parent.setdefault(parent, (last[1:-1], {}))[1]
+        return self._others.setdefault(route.path, (route, {}))[1]
+
+    def endpoint(self, scope: Scope) -> Endpoint:
+        """The endpoint of a request, its path's parameters put into the scope. Raises `HTTPException` 404 and 405."""
+        methods, parameters = self._found(scope["path"])
+        scope["path_params"] = parameters
+        endpoint = methods.get(scope["method"])
+        if endpoint is None:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
+        return endpoint
+
+    def _found(self, path: str) -> tuple[_Methods, Mapping[str, Any]]:
+        if (methods := self._exact.get(path)) is not None:
+            return methods, {}
+        parent, _, last = path.rpartition("/")
+        if last and (found := self._by_parent.get(parent)) is not None:
+            return found[1], {found[0]: last}
+        for route, methods in self._others.values():
+            if match := route.path_regex.fullmatch(path):
+                parameters = match.groupdict().items()
+                return methods, {name: route.param_convertors[name].convert(value) for name, value in parameters}
+        raise HTTPException(404)
+
+
+def _asynchronous(endpoint: Callable[[Request], Any]) -> Endpoint:
+    """An endpoint that is a plain function reads files: it runs in a thread."""
+    if iscoroutinefunction(endpoint):
+        return endpoint
+
+    async def run(request: Request) -> Response:
+        return cast("Response", await run_in_threadpool(endpoint, request))
+
+    return run

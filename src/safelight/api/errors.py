@@ -97,35 +97,28 @@ def denied(error: PolicyRefusal) -> Response:
     return json_response({**body, "extra_fields": {}}, status, headers)
 
 
-def on_policy_refusal(_: Request, error: Exception) -> Response:
-    """Answer a `PolicyRefusal`."""
-    assert isinstance(error, PolicyRefusal)  # noqa: S101 - Starlette calls it for this class alone
-    return denied(error)
+def error_response(request: Request, error: Exception) -> Response:
+    """The answer to a request whose endpoint raised `error`."""
+    match error:
+        case RequestError():
+            return refused(error)
+        case PolicyRefusal():
+            return denied(error)
+        case HTTPException():
+            return _no_route(request, error)
+        case StorageError():
+            log.warning("storage_failed", error=error.message)
+            return unavailable("the storage is not available", error.code)
+        case BodyError():
+            return _broken_body(error)
+        case _:
+            log.error("request_crashed", exc_info=error)
+            body = error_body(message="internal server error", status=500, gateway_fault=True)
+            return json_response(body, 500)
 
 
-def on_request_error(_: Request, error: Exception) -> Response:
-    """Answer a `RequestError` that no endpoint took."""
-    assert isinstance(error, RequestError)  # noqa: S101 - Starlette calls it for this class alone
-    return refused(error)
-
-
-def on_storage_error(_: Request, error: Exception) -> Response:
-    """Answer a storage fault: the caller may try again (design, beyond the contract 7)."""
-    assert isinstance(error, StorageError)  # noqa: S101 - as above
-    log.warning("storage_failed", error=error.message)
-    return unavailable("the storage is not available", error.code)
-
-
-def on_body_error(_: Request, error: Exception) -> Response:
-    """Answer a body that could not be read. What is left of it is not read, so the connection ends."""
-    assert isinstance(error, BodyError)  # noqa: S101 - as above
-    body = error_body(message=error.message, status=error.status, type_="invalid_request_error")
-    return json_response(body, error.status, {"Connection": "close"})
-
-
-def on_http_exception(request: Request, error: Exception) -> Response:
+def _no_route(request: Request, error: HTTPException) -> Response:
     """Answer an unknown route or a wrong method."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - as above
     messages = {
         404: f"no route {request.scope['path'][:_LONGEST_PATH_SHOWN]}",
         405: f"method {request.method} is not allowed here",
@@ -134,6 +127,7 @@ def on_http_exception(request: Request, error: Exception) -> Response:
     return json_response(error_body(message=message, status=error.status_code), error.status_code, error.headers)
 
 
-def on_crash(_: Request, __: Exception) -> Response:
-    """Answer our own fault; the server logs the trace."""
-    return json_response(error_body(message="internal server error", status=500, gateway_fault=True), 500)
+def _broken_body(error: BodyError) -> Response:
+    """Answer a body that could not be read. What is left of it is not read, so the connection ends."""
+    body = error_body(message=error.message, status=error.status, type_="invalid_request_error")
+    return json_response(body, error.status, {"Connection": "close"})

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 
 from safelight.api.admin import AdminDoor
@@ -43,13 +42,7 @@ class Services:
     """Raises `StorageError` when no job can be taken."""
 
 
-class Api(Starlette):
-    """The application, with the services that its endpoints use."""
-
-    services: Services
-
-
 def services_of(request: Request) -> Services:
     """The services that the application was made with."""
-    app: Api = request.scope["app"]
-    return app.services
+    services: Services = request.scope["app"].services
+    return services
