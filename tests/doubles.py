@@ -57,6 +57,25 @@ async def stored(sink: ImageSink, content: bytes) -> StoredImage:
     return sink.image
 
 
+class Told:
+    """Keeps what a provider tells of a call."""
+
+    def __init__(self, *, wants: bool = True) -> None:
+        self.wants = wants
+        self.shares: list[float] = []
+        self.previews: list[tuple[int, StoredImage]] = []
+
+    def wants_preview(self, share: float) -> bool:
+        del share
+        return self.wants
+
+    async def progress(self, share: float) -> None:
+        self.shares.append(share)
+
+    async def preview(self, image: StoredImage, *, index: int = 0) -> None:
+        self.previews.append((index, image))
+
+
 Answer = Accepted | Running | Finished | Failed | Exception | Callable[[Call], Awaitable[Any]]
 
 
@@ -66,6 +85,8 @@ class ScriptedProvider:
     def __init__(self, *answers: Answer, specs: Sequence[ModelSpec] = ()) -> None:
         self.answers = list(answers)
         self.polls: list[Answer] = []
+        self.looks: list[Answer | float] = []
+        self.watchable = False
         self.specs = specs
         self.max_n: int | None = None
         self.calls: list[Call] = []
@@ -84,12 +105,16 @@ class ScriptedProvider:
         answer: Any = await self._given(self.polls, call)
         return answer if answer is not None else await drawn(call)
 
+    async def watch(self, call: Call) -> float | None:
+        seen: Any = await self._given(self.looks, call)
+        return None if seen is None else float(seen)
+
     async def cancel(self, handle: str, call: Call) -> bool:
         del handle, call
         return False
 
     @staticmethod
-    async def _given(answers: list[Answer], call: Call) -> object:
+    async def _given(answers: list[Any], call: Call) -> object:
         if not answers:
             return None
         answer = answers.pop(0)

@@ -37,6 +37,7 @@ from safelight.application.estimate import Estimate
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.ports import Provider, ProviderKey
 from safelight.application.read import Read
+from safelight.application.report import Watchers
 from safelight.application.submit import Submit
 from safelight.application.sweep import Sweep
 from safelight.config import KeySettings, ProviderEntrySettings, Settings
@@ -216,6 +217,7 @@ class Gateway:
         self._sessions = sessions or open_sessions()
         self._providers = open_providers(settings, self._sessions)
         self._keys = KeyPool()
+        self._watchers = Watchers()
         self._blobs = LocalBlobStore(data_dir.blobs)
         self._database = SqliteDatabase(data_dir.database)
         self._store = SqlJobStore(self._database, memory=RecentJobs(), ring=self._bell.ring)
@@ -296,6 +298,7 @@ class Gateway:
             clock=self._clock,
             on_unknown=self._settings.jobs.on_unknown,
             keys=self._keys,
+            watchers=self._watchers,
         )
 
     def reload_keys(self, settings: Settings) -> None:
@@ -351,6 +354,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._watchers.close()
         for entry in self._providers.values():
             with contextlib.suppress(Exception):
                 await entry.provider.close()

@@ -75,6 +75,13 @@ class ServedGateway:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
+    def wait_until_empty(self) -> None:
+        """Wait until no job and no image is kept any more."""
+        deadline = time.monotonic() + START_S
+        while self.blobs or self.job_count():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def wait_until_idle(self) -> None:
         """Wait until no request is being worked on."""
         deadline = time.monotonic() + START_S

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safelight.application.ports import JobFilter, JobStore
 from safelight.domain.errors import StorageError, Superseded
-from safelight.domain.event import EventName, JobEvent, LoggedEvent
+from safelight.domain.event import EventName, JobEvent, LoggedEvent, developed
 from safelight.domain.ids import JobId
 from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobHistory, JobStatus
 from safelight.domain.money import Charged
@@ -26,6 +26,7 @@ from tests.making import (
     endings,
     failed,
     first_attempts,
+    image,
     job,
     later,
     moments,
@@ -561,6 +562,33 @@ async def test_each_step_of_a_job_is_in_its_log_in_order(shelf: Shelf) -> None:
     assert [each.seq for each in whole] == sorted({each.seq for each in whole})
     assert await shelf.store.events(new.id, after=whole[1].seq, limit=2) == whole[2:4]
     assert told(await shelf.store.events(other.id, after=0, limit=10)) == [("job", "pending", None)]
+
+
+async def test_progress_is_the_last_attempts(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    await shelf.store.progress(new.id, 0.25, attempt=1, at=later(1))
+    assert (await shelf.read(new.id)).job.progress == 0.25
+    with pytest.raises(Superseded):
+        await shelf.store.progress(new.id, 0.5, attempt=2, at=later(2))
+    await shelf.store.end_attempt(new.id, failed(), lane=PAID, due_at=NOON)
+    await shelf.store.start_attempt(new.id, started(2))
+    assert (await shelf.read(new.id)).job.progress is None
+    last = succeeded(2)
+    await shelf.store.finish(new.id, ending(new, failed(), last), tries=2, attempt=last)
+    with pytest.raises(Superseded):
+        await shelf.store.progress(new.id, 1.0, attempt=2, at=later(3))
+    told = await shelf.store.events(new.id, after=0, limit=10)
+    assert [each.event.data for each in told if each.event.name is EventName.PROGRESS] == [{"progress": 0.25}]
+
+
+async def test_previews_are_found_for_each_job(shelf: Shelf) -> None:
+    new, other, none = await shelf.begun(), await shelf.begun(), await shelf.begun()
+    shown = [image("a", new.id), image("b", new.id), image("c", other.id)]
+    for number, (of, preview) in enumerate(zip((new, new, other), shown, strict=True)):
+        await shelf.store.log_event(developed(of.id, preview, NOON, index=0, partial_index=number))
+    assert await (await shelf.open()).previews([other.id, none.id, new.id]) == [shown[2], shown[0], shown[1]]
+    await shelf.store.delete([new.id])
+    assert await shelf.store.previews([new.id]) == []
 
 
 async def test_what_did_not_happen_is_in_no_log(shelf: Shelf) -> None:

@@ -6,8 +6,10 @@ import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from PIL import Image
 
 from safelight.adapters.images import ImageProbe
@@ -18,6 +20,7 @@ from safelight.application.ports import Call, Failed, Finished, Provider, Provid
 from safelight.domain.errors import InvalidRequest, StorageError
 from safelight.domain.ids import BlobKey, ProviderName
 from safelight.domain.image import Dimensions, ImageRequest, InputImage, Operation, StoredImage, Target
+from tests.doubles import Told
 from tests.simulators._base import Simulator
 
 KEY = "sk-test-0123456789abcdef"
@@ -84,6 +87,10 @@ class FolderWorkspace:
         """Set with the first sink."""
         self.write_fault: StorageError | None = None
         self.read_fault: StorageError | None = None
+
+    @property
+    def keys(self) -> list[BlobKey]:
+        return [BlobKey(sink.path.name) for sink in self.sinks]
 
     def open_sink(self) -> FolderSink:
         path = self._folder / f"{len(self.sinks)}.image"
@@ -182,6 +189,7 @@ def call(request: ImageRequest, workspace: FolderWorkspace, **more: Any) -> Call
         "n": request.count,
         "token": "token-of-this-attempt",
         "workspace": workspace,
+        "report": Told(),
         **more,
     }
     return Call(**wanted)
@@ -212,6 +220,29 @@ async def polled(provider: Provider, handle: str, wanted: Call) -> Running | Fin
         assert outcome.error.charged is outcome.charged
         raise outcome.error
     return outcome
+
+
+class Once:
+    """A server that gives the same answer to whatever it is asked; an async context manager."""
+
+    def __init__(self, body: bytes, content_type: str) -> None:
+        async def answer(_: web.Request) -> web.Response:
+            return web.Response(body=body, content_type=content_type)
+
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", answer)
+        self._server = TestServer(application)
+
+    @property
+    def url(self) -> str:
+        return str(self._server.make_url(""))
+
+    async def __aenter__(self) -> Self:
+        await self._server.start_server()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.close()
 
 
 def stored(finished: Finished) -> list[StoredImage]:

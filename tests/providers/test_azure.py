@@ -22,6 +22,7 @@ from safelight.domain.errors import (
     UnsupportedFeature,
 )
 from safelight.domain.image import ImageRequest, Operation
+from tests.doubles import Told
 from tests.providers.support import (
     KEY,
     FolderWorkspace,
@@ -116,6 +117,19 @@ class TestGeneration:
         assert (finished.model, finished.via) == (MODEL, None)
         assert finished.usage is not None
         assert finished.usage.output_tokens == 2 * 439
+
+    @pytest.mark.parametrize("api", ["v1", "deployments"])
+    async def test_the_picture_develops(
+        self, simulator: AzureSimulator, sessions: HttpSessions, workspace: FolderWorkspace, api: str
+    ) -> None:
+        provider = opened(simulator, sessions, api=api)
+        for request in (fox(partial_images=2), edit(workspace, partial_images=2)):
+            told = Told()
+            finished = await run(provider, call(request, workspace, report=told))
+            assert [index for index, _ in told.previews] == [0, 0]
+            assert tuple(image.sha256 for image in stored(finished)) == simulator.exchanges[-1].outputs_sha256
+            assert finished.model == MODEL
+        assert simulator.exchanges[0].fields["stream"] is True
 
     async def test_the_deployment_path_leaves_the_model_out(
         self, simulator: AzureSimulator, sessions: HttpSessions, workspace: FolderWorkspace

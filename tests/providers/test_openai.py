@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from safelight.adapters.providers._http import HttpSessions
@@ -30,9 +32,11 @@ from safelight.domain.errors import (
 )
 from safelight.domain.image import ImageRequest, Operation
 from safelight.domain.money import Charged
+from tests.doubles import Told
 from tests.providers.support import (
     KEY,
     FolderWorkspace,
+    Once,
     ProviderCase,
     call,
     generation,
@@ -226,6 +230,113 @@ class TestEdit:
         assert finished.via == "edit"
 
 
+class TestPreviews:
+    @pytest.mark.parametrize("operation", [Operation.GENERATION, Operation.EDIT])
+    async def test_the_picture_develops(
+        self, provider: Provider, simulator: OpenAISimulator, workspace: FolderWorkspace, operation: Operation
+    ) -> None:
+        request = generation(MODEL, partial_images=2, n=2)
+        if operation is Operation.EDIT:
+            request = edit(workspace, partial_images=2, n=2)
+        told = Told()
+        finished = await run(provider, call(request, workspace, report=told))
+
+        sent = simulator.exchanges[0].fields
+        form = operation is Operation.EDIT
+        assert (sent["stream"], sent["partial_images"]) == (("true", "2") if form else (True, 2))
+        assert [index for index, _ in told.previews] == [0, 0, 1, 1]
+        assert all(workspace.bytes_of(preview) for _, preview in told.previews)
+        assert tuple(image.sha256 for image in stored(finished)) == simulator.exchanges[0].outputs_sha256
+        assert (finished.size, finished.quality, finished.output_format) == ("1024x1024", "medium", "png")
+        assert finished.created is not None
+        assert finished.usage is not None
+        assert finished.usage.output_tokens == 2 * 439
+        assert finished.usage.output_tokens_details == {"image_tokens": 2 * 439, "text_tokens": 0}
+        assert workspace.open_sinks == 0
+
+    async def test_without_the_wish_there_is_no_stream(
+        self, provider: Provider, simulator: OpenAISimulator, workspace: FolderWorkspace
+    ) -> None:
+        await run(provider, call(generation(MODEL, partial_images=0), workspace))
+        assert simulator.exchanges[0].fields.keys() == {"model", "prompt", "n"}
+
+    async def test_pictures_that_came_before_a_stream_broke_off_are_kept(
+        self, provider: Provider, simulator: OpenAISimulator, workspace: FolderWorkspace
+    ) -> None:
+        simulator.faults.push(Fault(kind="truncated"))
+        finished = await run(provider, call(generation(MODEL, partial_images=1, n=2), workspace))
+        assert [image.sha256 for image in stored(finished)] == [simulator.exchanges[0].outputs_sha256[0]]
+        assert workspace.open_sinks == 0
+
+    async def test_a_stream_that_broke_off_before_the_first_picture_may_be_charged(
+        self, provider: Provider, simulator: OpenAISimulator, workspace: FolderWorkspace
+    ) -> None:
+        simulator.faults.push(Fault(kind="truncated"))
+        with pytest.raises(ProviderUncertain):
+            await provider.start(call(generation(MODEL, partial_images=1), workspace))
+        assert workspace.open_sinks == 0
+
+    @pytest.mark.parametrize(
+        ("word", "error", "code"),
+        [
+            ("[late block]", ProviderRejected, "moderation_blocked"),
+            ("[late fault]", ProviderUncertain, "server_error"),
+        ],
+    )
+    async def test_an_error_may_come_after_the_first_preview(
+        self, provider: Provider, workspace: FolderWorkspace, word: str, error: type[ProviderError], code: str
+    ) -> None:
+        with pytest.raises(error) as caught:
+            await provider.start(call(generation(MODEL, partial_images=1, prompt=word), workspace))
+        assert caught.value.provider_code == code
+
+    async def test_a_refusal_comes_with_its_status_as_ever(
+        self, provider: Provider, simulator: OpenAISimulator, workspace: FolderWorkspace
+    ) -> None:
+        simulator.faults.push(Fault(kind="status", status=429))
+        with pytest.raises(ProviderBusy):
+            await provider.start(call(generation(MODEL, partial_images=1), workspace))
+
+    async def test_a_server_that_does_not_stream_is_understood_too(
+        self, sessions: HttpSessions, workspace: FolderWorkspace
+    ) -> None:
+        body = msgspec.json.encode({"data": [{"b64_json": base64.b64encode(image_bytes()).decode()}]})
+        async with Once(body, "application/json") as server:
+            provider = open_provider("openai", sessions, server.url, timeout_s=20)
+            finished = await run(provider, call(generation(MODEL, partial_images=1), workspace))
+        assert len(stored(finished)) == 1
+
+    @pytest.mark.parametrize("body", [b"", b"data: [DONE]\n\n", b'data: {"type": "image_generation.queued"}\n\n'])
+    async def test_a_stream_without_a_picture_is_no_success(
+        self, sessions: HttpSessions, workspace: FolderWorkspace, body: bytes
+    ) -> None:
+        async with Once(body, "text/event-stream") as server:
+            provider = open_provider("openai", sessions, server.url, timeout_s=20)
+            with pytest.raises(ProviderProtocolError):
+                await provider.start(call(generation(MODEL, partial_images=1), workspace))
+
+    async def test_an_unreadable_preview_is_left_out(self, sessions: HttpSessions, workspace: FolderWorkspace) -> None:
+        picture = base64.b64encode(image_bytes()).decode()
+        events: list[dict[str, Any]] = [
+            {"type": "image_generation.partial_image", "b64_json": "bm8gcGljdHVyZQ=="},
+            {"type": "image_generation.partial_image"},
+            {"type": "image_generation.completed", "b64_json": picture},
+        ]
+        body = b"".join(b"data: %b\r\n\r\n" % msgspec.json.encode(event) for event in events) + b"data: [DONE]"
+        told = Told()
+        async with Once(body, "text/event-stream") as server:
+            provider = open_provider("openai", sessions, server.url, timeout_s=20)
+            finished = await run(provider, call(generation(MODEL, partial_images=2), workspace, report=told))
+        assert (len(stored(finished)), told.previews) == (1, [])
+        assert finished.usage is None
+
+    async def test_what_moves_has_no_previews(self, provider: Provider, workspace: FolderWorkspace) -> None:
+        request = generation("gpt-image-2.6-flare", output_format="gif", partial_images=1)
+        with pytest.raises(UnsupportedFeature) as caught:
+            await provider.start(call(request, workspace))
+        assert caught.value.param == "partial_images"
+
+
 class TestRefusedBeforeAnyExchange:
     @pytest.mark.parametrize(
         ("more", "param"),
@@ -236,7 +347,6 @@ class TestRefusedBeforeAnyExchange:
             ({"aspect_ratio": "1:1"}, "aspect_ratio"),
             ({"resolution": "1K"}, "resolution"),
             ({"style": "vivid"}, "style"),
-            ({"partial_images": 1}, "partial_images"),
             ({"quality": "xhigh"}, "quality"),
             ({"quality": "best"}, "quality"),
             ({"output_format": "gif"}, "output_format"),

@@ -25,6 +25,7 @@ from tests.simulators.openai import (
     error,
     real_size,
     refusal,
+    streamed,
     text,
     typed_form,
     usage,
@@ -122,7 +123,7 @@ class AzureSimulator(Simulator):
             raise refusal(f"Unsupported content type '{call.content_type}'.", code="unsupported_content_type")
         check_fields(call.fields, rules)
         check_together(call.fields, self._model(unquote(deployment or call.fields["model"])))
-        return self._pictures(call, call.fields, inputs=0)
+        return self._pictures(call, call.fields, inputs=0, event="image_generation")
 
     def _edit(self, call: Call, rules: Mapping[str, Rule], deployment: str | None) -> Reply:
         if call.content_type != "multipart/form-data":
@@ -135,12 +136,15 @@ class AzureSimulator(Simulator):
         for part in call.exchange.files:
             if part.name == "markup" or part.content_type not in {"image/png", "image/jpeg"}:
                 raise refusal(f"Part '{part.name}' is not taken.", param=part.name)
-        return self._pictures(call, fields, inputs=check_files(call.exchange.files, call.contents, model))
+        inputs = check_files(call.exchange.files, call.contents, model)
+        return self._pictures(call, fields, inputs=inputs, event="image_edit")
 
-    def _pictures(self, call: Call, fields: dict[str, Any], *, inputs: int) -> Reply:
+    def _pictures(self, call: Call, fields: dict[str, Any], *, inputs: int, event: str) -> Reply:
         if BLOCKED_WORD in fields["prompt"]:
             raise content_filter()
         outputs = tuple(self._output(call, fields, index) for index in range(fields.get("n", 1)))
+        if fields.get("stream"):
+            return streamed(event, fields, outputs, inputs)
         counted = usage(fields, len(outputs), inputs)
         del counted["output_tokens_details"]
         data = [{"b64_json": text(output), "content_filter_results": FILTER_RESULTS} for output in outputs]
@@ -173,8 +177,8 @@ def check_together(fields: dict[str, Any], model: Model) -> None:
         raise refusal("Transparent background needs png.", param="background")
     if "output_compression" in fields and file_format != "jpeg":
         raise refusal("Compression needs jpeg.", param="output_compression")
-    if fields.get("stream") or fields.get("partial_images"):
-        raise refusal("The simulator does not stream.", param="stream")
+    if fields.get("partial_images") and not fields.get("stream"):
+        raise refusal("'partial_images' needs 'stream'.", param="partial_images")
 
 
 def content_filter() -> Refusal:

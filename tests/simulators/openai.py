@@ -30,6 +30,11 @@ SIDE_STEP, LONGEST_EDGE, LARGEST_RATIO = 16, 3840, 3
 FEWEST_PIXELS, MOST_PIXELS = 655_360, 8_294_400
 BLOCKED_WORD = "[blocked]"
 """A prompt with this word is refused by moderation."""
+LATE_FAULTS: Mapping[str, tuple[str, str]] = {
+    "[late block]": ("image_generation_user_error", "moderation_blocked"),
+    "[late fault]": ("server_error", "server_error"),
+}
+"""With these words a stream ends in an error of this type and code, after its first preview."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -472,6 +477,9 @@ def streamed(event: str, fields: dict[str, Any], outputs: tuple[bytes, ...], inp
             for index in range(fields.get("partial_images", 0))
         )
         events.append({"type": f"{event}.completed", **image, "usage": usage(fields, 1, inputs)})
+    for word, (kind, code) in LATE_FAULTS.items():
+        if word in fields["prompt"]:
+            events[1:] = [{"type": "error", **error("Your request failed late.", kind=kind, code=code)}]
     return Reply(body=b"".join(_lines(events)), headers={"Content-Type": "text/event-stream"}, outputs=outputs)
 
 

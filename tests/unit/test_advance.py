@@ -1,5 +1,6 @@
 """The engine on the real store, with providers that do as they are told."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -465,6 +466,67 @@ async def test_a_call_left_by_a_dead_process_ends_though_its_provider_is_gone(be
 
 
 # Work under a handle
+
+
+async def test_how_far_accepted_work_is_can_be_read(bench: Bench) -> None:
+    new = await bench.submit(request=request(n=2))
+    bench.offer(PAID, bench.paid)
+    bench.paid.max_n = 1
+    bench.paid.answers = [Accepted(handle="h", poll_after_s=1)]
+    bench.paid.polls = [Running(poll_after_s=2, progress=0.5), Running(poll_after_s=2)]
+    engine = bench.engine()
+    told = []
+    for _ in range(3):
+        again = await engine.step(new.id)
+        assert again is not None
+        told.append((await bench.history(new)).job.progress)
+        bench.clock.moment = again.at
+    assert told == [None, 0.25, 0.25]
+
+
+async def test_work_is_watched_from_its_start_to_its_end(bench: Bench) -> None:
+    new = await bench.submit(request=request(partial_images=1))
+    bench.paid.watchable = True
+    bench.paid.answers = [Accepted(handle="h", poll_after_s=1)]
+    bench.paid.polls = [Running(poll_after_s=1)]
+    seen, ended = asyncio.Event(), asyncio.Event()
+
+    async def look(call: Call) -> None:
+        await call.report.progress(0.4)
+        shown = await stored(call.workspace.open_sink(), png())
+        await call.report.preview(shown)
+        seen.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    bench.paid.looks = [look]
+    engine = bench.engine()
+    again = await engine.step(new.id)
+    await seen.wait()
+    assert len(await bench.store.previews([new.id])) == 1
+    assert (await bench.history(new)).job.progress == 0.4
+    while again is not None:
+        assert not ended.is_set()
+        bench.clock.moment = again.at
+        again = await engine.step(new.id)
+    await ended.wait()
+    assert (await bench.history(new)).job.status is JobStatus.COMPLETED
+
+
+async def test_work_that_another_process_left_is_watched_on(bench: Bench) -> None:
+    new = await left_open(bench, handle="h")
+    bench.paid.watchable = True
+    bench.paid.polls = [Running(poll_after_s=1)]
+    looked = asyncio.Event()
+
+    async def look(_: Call) -> None:
+        looked.set()
+
+    bench.paid.looks = [look]
+    await bench.engine().step(new.id)
+    await looked.wait()
 
 
 async def test_accepted_work_is_polled_until_it_is_done(bench: Bench) -> None:

@@ -9,6 +9,7 @@ from safelight.adapters.bell import LocalBell
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.sweep import Sweep
 from safelight.domain.errors import StorageError
+from safelight.domain.event import developed
 from safelight.domain.ids import JobId, blob_key
 from safelight.domain.image import InputImage
 from safelight.domain.job import AttemptState, Job, JobHistory, JobStatus
@@ -134,6 +135,18 @@ async def test_expired_jobs_go_with_their_images(yard: Yard) -> None:
     assert tuple(yard.blobs.deleted) == blobs
     assert await yard.store.existing([old.id, new.id]) == {new.id}
     assert await yard.store.history(old.id) is None
+
+
+async def test_expired_jobs_go_with_their_previews(yard: Yard) -> None:
+    old = await yard.submitted(ttl_s=60, request=request(partial_images=2))
+    await yard.store.start_attempt(old.id, started())
+    shown = [image("p1", old.id), image("p2", old.id)]
+    for number, preview in enumerate(shown):
+        await yard.store.log_event(developed(old.id, preview, NOON, index=0, partial_index=number))
+    await yard.store.finish(old.id, settle(old, [started()], error=None, now=NOON), tries=1)
+    yard.clock.move(60)
+    assert await yard.sweep.remove_expired() == 1
+    assert yard.blobs.deleted == [preview.blob for preview in shown]
 
 
 async def test_more_expired_jobs_than_one_batch_all_go(yard: Yard) -> None:

@@ -14,9 +14,8 @@ from safelight.api.jobs import stored_bytes
 from safelight.api.links import EXTENSIONS
 from safelight.api.services import services_of
 from safelight.domain.errors import NotFound
-from safelight.domain.ids import JobId, blob_name
+from safelight.domain.ids import JobId
 from safelight.domain.image import StoredImage
-from safelight.domain.job import Job
 
 _RANGE = re.compile(r"bytes=(?=.*[0-9])([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _EXPIRES = re.compile(r"[0-9]{1,18}")
@@ -45,7 +44,7 @@ async def _file(request: Request) -> Response:
         return json_response(error_body(message="the link is not signed by this gateway", status=403), 403)
     if int(expires) <= int(time.time()):
         raise NotFound(_GONE)
-    image = _image_of(await services.read.job(job_id), name)
+    image = await services.read.image(job_id, name)
     headers = {
         "ETag": f'"{image.sha256}"',
         "Accept-Ranges": "bytes",
@@ -59,14 +58,6 @@ async def _file(request: Request) -> Response:
         length = {"Content-Length": str(image.size_bytes)}
         return Response(None, 200, {**headers, **length}, image.content_type)
     return await _bytes(request, image, headers)
-
-
-def _image_of(job: Job, name: str) -> StoredImage:
-    outputs = job.result.production.outputs if job.result is not None else ()
-    found = next((output.image for output in outputs if blob_name(output.image.blob) == name), None)
-    if found is None:
-        raise NotFound(_GONE)
-    return found
 
 
 async def _bytes(request: Request, image: StoredImage, headers: dict[str, str]) -> Response:

@@ -182,6 +182,8 @@ def running(job: Job, *, headers: Mapping[str, str], queue_position: int | None 
     """A job that has not ended, as the async routes answer it: `$defs/AsyncJobRunning`. The answer given most often."""
     body = _identity(job)
     body["meta"] = _meta(job)
+    if job.progress is not None:
+        body["meta"]["progress"] = job.progress
     if queue_position is not None:
         body["meta"]["queue_position"] = queue_position
     return Response(msgspec.json.encode(body), 202, headers, "application/json")

@@ -27,6 +27,7 @@ from safelight.application.ports import (
     StoredPicture,
     Workspace,
 )
+from safelight.application.report import CallReport, Watchers
 from safelight.domain.breaker import FAULTS, Breaker, BreakerPolicy
 from safelight.domain.errors import (
     ErrorClass,
@@ -132,6 +133,7 @@ class Advance:
     random: Random = field(default_factory=Random)
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     keys: KeyPool = field(default_factory=KeyPool)
+    watchers: Watchers = field(default_factory=Watchers)
     _breakers: dict[Target, Breaker] = field(default_factory=dict)
     """Of the targets whose last call failed; the others are closed."""
     _budgets: dict[ProviderName, RetryBudget] = field(default_factory=dict)
@@ -144,17 +146,22 @@ class Advance:
         """
         history = await self.store.history(job_id)
         if history is None or history.job.status.terminal:
-            self.keys.release(job_id)
+            self._let_go(job_id)
             return None
         try:
             return await self._advance(history)
         except Superseded:
             log.info("job_superseded", job_id=job_id)
-            self.keys.release(job_id)
+            self._let_go(job_id)
             return None
         except StorageError:
-            self.keys.release(job_id)
+            self._let_go(job_id)
             raise
+
+    def _let_go(self, job_id: JobId) -> None:
+        """Free what a job holds in this process while an attempt is out."""
+        self.keys.release(job_id)
+        self.watchers.end(job_id)
 
     async def _advance(self, history: JobHistory) -> Again | None:
         job = history.job
@@ -279,6 +286,7 @@ class Advance:
         self.keys.hold(job.id, target.provider, entry.entry(start.key_name))
         await self.store.start_attempt(job.id, attempt)
         call = self._call(history, attempt)
+        self.watchers.begin(job.id, entry.provider, call)
         answer = await _guarded(entry.provider.start(call))
         if isinstance(answer, Accepted):
             return await self._accepted(job, attempt, answer)
@@ -306,6 +314,9 @@ class Advance:
         call = self._call(history, attempt)
         answer = await _guarded(entry.provider.poll(attempt.handle, call))
         if isinstance(answer, Running):
+            self.watchers.begin(job.id, entry.provider, call)
+            if answer.progress is not None:
+                await call.report.progress(answer.progress)
             return await self._ask_again(job, answer.poll_after_s)
         if isinstance(answer, Failed):
             ended = self._failed(history, routes, attempt, answer.error, charged=answer.charged)
@@ -339,6 +350,9 @@ class Advance:
             offset=offset,
             token=f"{job.id}-{repeats(earlier, attempt)}",
             workspace=self.workspace(job.id),
+            report=CallReport(
+                store=self.store, clock=self.clock, job=job, attempt=attempt.number, n=attempt.n, offset=offset
+            ),
         )
 
     async def _collect(self, finished: Finished, workspace: Workspace) -> Production | ProviderError:
@@ -427,7 +441,7 @@ class Advance:
 
     async def _conclude(self, history: JobHistory, routes: list[Route], attempt: Attempt) -> Again | None:
         """Commit the end of an attempt together with what follows from it."""
-        self.keys.release(history.job.id)
+        self._let_go(history.job.id)
         log.log(
             _importance(attempt),
             "attempt_ended",

@@ -86,12 +86,20 @@ class JobStore(Protocol):
         """
         ...
 
+    async def progress(self, job_id: JobId, share: float, *, attempt: int, at: datetime) -> None:
+        """Write how far a job is, from 0 to 1, while its attempt of that number is the last one."""
+        ...
+
     async def log_event(self, event: JobEvent) -> None:
         """Write an event that changes nothing about the job."""
         ...
 
     async def events(self, job_id: JobId, *, after: int, limit: int) -> Sequence[LoggedEvent]:
         """Read a job's log from behind number `after`, in order."""
+        ...
+
+    async def previews(self, job_ids: Sequence[JobId]) -> Sequence[StoredImage]:
+        """List the previews of jobs."""
         ...
 
     async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
@@ -238,6 +246,22 @@ class ProviderKey:
         return f"ProviderKey(name={self.name!r})"
 
 
+class Report(Protocol):
+    """Tells how a call comes on while it is out. It never raises: no paid call may end for it."""
+
+    def wants_preview(self, share: float) -> bool:
+        """Whether a picture of the work is worth fetching now that it is so far, from 0 to 1."""
+        ...
+
+    async def progress(self, share: float) -> None:
+        """Tell how far the call is, from 0 to 1, as often as one likes."""
+        ...
+
+    async def preview(self, image: StoredImage, *, index: int = 0) -> None:
+        """Show how the picture `index` of the call looks by now; `image` is in the call's workspace."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What a provider gets for one exchange."""
@@ -249,6 +273,7 @@ class Call:
     token: str
     """The same for each repeat of one attempt: for providers that take an idempotency key or a task's id."""
     workspace: Workspace
+    report: Report
     attempt: int = 1
     """Counts the tries of the job, from 1."""
     offset: int = 0
@@ -339,6 +364,18 @@ class Provider(Protocol):
 
     async def poll(self, handle: str, call: Call) -> Running | Finished | Failed:
         """Ask for accepted work. Raises a `ProviderError`: where its class lets it, the engine asks again."""
+        ...
+
+    @property
+    def watchable(self) -> bool:
+        """Whether `watch` has something to tell."""
+        ...
+
+    async def watch(self, call: Call) -> float | None:
+        """Tell `call.report` how work comes on, beside the exchange that waits for it; one exchange.
+
+        In how many seconds to look again, `None` for never. Raises a `ProviderError`.
+        """
         ...
 
     async def cancel(self, handle: str, call: Call) -> bool:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore, Queue
 from safelight.domain.errors import NotFound
-from safelight.domain.ids import JobId
-from safelight.domain.image import Operation
+from safelight.domain.ids import JobId, blob_name
+from safelight.domain.image import Operation, StoredImage
 from safelight.domain.job import Job, JobHistory, JobStatus
 
 
@@ -35,6 +35,18 @@ class Read:
         if history is None or history.job.expired(self.clock.now()):
             raise NotFound("job not found or expired")
         return history
+
+    async def image(self, job_id: JobId, name: str) -> StoredImage:
+        """Find a picture that a job has brought, or a preview of one, by its name within the job. Raises `NotFound`."""
+        job = await self.job(job_id)
+        outputs = job.result.production.outputs if job.result is not None else ()
+        found = next((output.image for output in outputs if blob_name(output.image.blob) == name), None)
+        if found is None and job.request.partial_images:
+            previews = await self.store.previews([job_id])
+            found = next((preview for preview in previews if blob_name(preview.blob) == name), None)
+        if found is None:
+            raise NotFound("file not found or expired")
+        return found
 
     def queue_position(self, job: Job) -> int | None:
         """How many jobs of its lane start before it; `None` when it does not wait, or waits too far back to see."""

@@ -1,6 +1,6 @@
 """End what should long have ended, remove what is expired, clear what nobody owns."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -8,8 +8,8 @@ import structlog
 
 from safelight.application.ports import BlobStore, Clock, JobStore
 from safelight.domain.errors import ErrorClass, StorageError, Superseded
-from safelight.domain.ids import JobId, blob_job
-from safelight.domain.job import Attempt, AttemptState, JobError
+from safelight.domain.ids import BlobKey, JobId, blob_job
+from safelight.domain.job import Attempt, AttemptState, Job, JobError
 from safelight.domain.money import Charged
 from safelight.domain.outcome import settle
 
@@ -50,7 +50,7 @@ class Sweep:
         """Remove expired jobs: first their images, then their rows, so that no image is left behind."""
         removed = 0
         while jobs := await self.store.expired(now=self.clock.now(), limit=_BATCH):
-            await self.blobs.delete([blob for job in jobs for blob in job.blobs])
+            await self.blobs.delete(await all_blobs(jobs, self.store))
             await self.store.delete([job.id for job in jobs])
             removed += len(jobs)
         return removed
@@ -79,6 +79,12 @@ class Sweep:
             return 0
         log.warning("job_overdue", job_id=job_id)
         return 1
+
+
+async def all_blobs(jobs: Sequence[Job], store: JobStore) -> Sequence[BlobKey]:
+    """List all images of jobs, their previews too."""
+    previews = await store.previews([job.id for job in jobs if job.request.partial_images])
+    return [*(blob for job in jobs for blob in job.blobs), *(preview.blob for preview in previews)]
 
 
 async def _survived(part: Callable[[], Awaitable[object]]) -> None:

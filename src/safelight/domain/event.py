@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from safelight.domain.ids import JobId
+from safelight.domain.image import Dimensions, StoredImage
 from safelight.domain.job import Attempt, JobStatus
 
 
@@ -43,6 +44,38 @@ def moved_on(job_id: JobId, status: JobStatus, at: datetime, *, attempt: Attempt
     if attempt is not None:
         data["attempt"] = attempt_facts(attempt)
     return JobEvent(job_id=job_id, name=EventName.JOB, at=at, data=data)
+
+
+def progressed(job_id: JobId, share: float, at: datetime) -> JobEvent:
+    """The event of a job that is so far, from 0 to 1."""
+    return JobEvent(job_id=job_id, name=EventName.PROGRESS, at=at, data={"progress": share})
+
+
+def developed(job_id: JobId, image: StoredImage, at: datetime, *, index: int, partial_index: int) -> JobEvent:
+    """The event of a preview: the one of number `partial_index` of the picture `index`, both from 0."""
+    data = {
+        "index": index,
+        "partial_index": partial_index,
+        "blob": image.blob,
+        "content_type": image.content_type,
+        "size_bytes": image.size_bytes,
+        "sha256": image.sha256,
+        "width": image.dimensions.width,
+        "height": image.dimensions.height,
+    }
+    return JobEvent(job_id=job_id, name=EventName.PARTIAL_IMAGE, at=at, data=data)
+
+
+def preview_of(event: JobEvent) -> StoredImage:
+    """The picture that a `developed` event tells of."""
+    data = event.data
+    return StoredImage(
+        blob=data["blob"],
+        content_type=data["content_type"],
+        size_bytes=data["size_bytes"],
+        sha256=data["sha256"],
+        dimensions=Dimensions(width=data["width"], height=data["height"]),
+    )
 
 
 def attempt_facts(attempt: Attempt) -> Mapping[str, Any]:

@@ -159,6 +159,8 @@ class Job:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     attempts: int = 0
+    progress: float | None = None
+    """How far its last attempt is, from 0 to 1, if that can be told."""
     result: JobResult | None = None
     error: JobError | None = None
     charged: Charged = Charged.NO

@@ -190,6 +190,13 @@ class BaseProvider:
         """Refuse: a provider that answers at once gives no handles."""
         raise ProviderRejected(f"{call.request.target.provider} keeps no work under a handle such as {handle[:80]!r}")
 
+    watchable = False
+
+    async def watch(self, call: Call) -> float | None:
+        """Look at work that is out. A provider that has something to show is `watchable`."""
+        del call
+        return None
+
     async def cancel(self, handle: str, call: Call) -> bool:
         """Stop accepted work; whether it was stopped. A provider that cannot says `False`."""
         del handle, call

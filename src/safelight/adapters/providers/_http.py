@@ -5,18 +5,21 @@ Only where both are so is the outcome unknown. Nothing here waits, retries, or f
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 import aiohttp
 from yarl import URL
 
-from safelight.adapters.providers._answer import Answer, Lifts, read_lifted, read_picture
+from safelight.adapters.providers._answer import Answer, LiftedPicture, Lifts, read_lifted, read_picture
 from safelight.adapters.providers._body import Body
 from safelight.adapters.providers._errors import ErrorTable, Refusal, classify
+from safelight.adapters.providers._events import read_events
 from safelight.application.ports import Call, ProviderKey, Workspace
 from safelight.domain.errors import (
+    ProviderError,
     ProviderProtocolError,
     ProviderUnavailable,
     ProviderUncertain,
@@ -152,12 +155,28 @@ class ProviderHttp:
         """POST what may cost money. Raises a `ProviderError`, or `StorageError` of the blobs."""
         sent = self._headers(call, body, headers)
         try:
-            return await self._exchange(self._purchases, "POST", url, call, data=body.data, headers=sent)
+            async with self._opened(self._purchases, "POST", url, call, data=body.data, headers=sent) as response:
+                return await self._read_answer(response, call.workspace)
         except _WIRE_FAULTS as exc:
-            _raise_if_ours(exc)
-            if isinstance(exc, _NEVER_CONNECTED) or not body.may_have_arrived:
-                raise _unavailable(exc) from exc
-            _raise_unknown(exc)
+            _raise_of_purchase(exc, body)
+
+    async def buy_events(
+        self, call: Call, url: URL, body: Body, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Answer]:
+        """POST what may cost money, and give each event of the answer; one that is no stream comes as a whole.
+
+        Raises as `buy` does, also between two events. Whoever does not read to the end closes it.
+        """
+        sent = self._headers(call, body, headers)
+        try:
+            async with self._opened(self._purchases, "POST", url, call, data=body.data, headers=sent) as response:
+                if response.content_type != "text/event-stream":
+                    yield await self._read_answer(response, call.workspace)
+                    return
+                async for text, lifted in read_events(response.content.iter_any(), call.workspace):
+                    yield self._answer(response, call.workspace, text, lifted=lifted)
+        except _WIRE_FAULTS as exc:
+            _raise_of_purchase(exc, body)
 
     async def ask(
         self,
@@ -172,12 +191,19 @@ class ProviderHttp:
         sent = self._headers(call, body, headers)
         data = body.data if body else None
         try:
-            return await self._exchange(self._pooled, method, url, call, data=data, headers=sent)
+            async with self._opened(self._pooled, method, url, call, data=data, headers=sent) as response:
+                return await self._read_answer(response, call.workspace)
         except _WIRE_FAULTS as exc:
             _raise_if_ours(exc)
             raise _unavailable(exc) from exc
 
-    async def _exchange(
+    def refusal_in(self, answer: Answer, call: Call, *, status: int) -> ProviderError:
+        """Make the error of a refusal that came within an answer, as if it had come with `status`."""
+        refusal = Refusal(status=status, headers=answer.headers, body=answer.text, request_id=answer.request_id)
+        return classify(refusal, self._dialect.errors, secret=call.key.value)
+
+    @asynccontextmanager
+    async def _opened(
         self,
         session: aiohttp.ClientSession,
         method: str,
@@ -186,12 +212,14 @@ class ProviderHttp:
         *,
         data: object,
         headers: Mapping[str, str],
-    ) -> Answer:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send, and wait for the head of a success; raises what a refusal means."""
         async with session.request(
             method, url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
         ) as response:
             if 200 <= response.status < 300:
-                return await self._read_answer(response, call.workspace)
+                yield response
+                return
             refusal = Refusal(
                 status=response.status,
                 headers=response.headers,
@@ -219,6 +247,17 @@ class ProviderHttp:
             text = await response.read()
         else:
             text, lifted = await read_lifted(response.content.iter_any(), workspace)
+        return self._answer(response, workspace, text, lifted=lifted, whole=whole)
+
+    def _answer(
+        self,
+        response: aiohttp.ClientResponse,
+        workspace: Workspace,
+        text: bytes,
+        *,
+        lifted: Lifts = _NOTHING_LIFTED,
+        whole: LiftedPicture | None = None,
+    ) -> Answer:
         return Answer(
             status=response.status,
             headers=response.headers,
@@ -251,6 +290,13 @@ def _raise_if_ours(exc: Exception) -> None:
     """Bring out a fault of the blob store while we were sending: aiohttp wraps it."""
     if isinstance(exc.__cause__, SafelightError):
         raise exc.__cause__
+
+
+def _raise_of_purchase(exc: Exception, body: Body) -> NoReturn:
+    _raise_if_ours(exc)
+    if isinstance(exc, _NEVER_CONNECTED) or not body.may_have_arrived:
+        raise _unavailable(exc) from exc
+    _raise_unknown(exc)
 
 
 def _unavailable(exc: Exception) -> ProviderUnavailable:

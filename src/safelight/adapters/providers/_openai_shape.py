@@ -109,7 +109,7 @@ async def finished(answer: Answer, *, base_url: URL, via: str | None = None) -> 
         pictures=await _pictures(answer, images.data or [], base_url),
         model=answer.words(images.model),
         created=int(images.created) if isinstance(images.created, int | float) else None,
-        usage=_usage(images.usage),
+        usage=usage_of(images.usage),
         background=answer.words(images.background),
         output_format=answer.words(images.output_format),
         quality=answer.words(images.quality),
@@ -158,7 +158,8 @@ def trusted_host(url: URL) -> str:
     return f"{url.host}:{url.port}"
 
 
-def _usage(said: Any) -> Usage | None:
+def usage_of(said: Any) -> Usage | None:
+    """Read the tokens that an answer tells of."""
     if not isinstance(said, Mapping):
         return None
     usage = Usage(

@@ -19,7 +19,8 @@ from safelight.adapters.providers._body import json_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint
 from safelight.adapters.providers._http import Dialect, bearer
-from safelight.adapters.providers._openai_shape import edit_form, finished, given, prompt_of, via_of
+from safelight.adapters.providers._openai_shape import edit_form, given, prompt_of
+from safelight.adapters.providers._openai_stream import buy_pictures, streamed
 from safelight.adapters.providers._rules import (
     compression_needs_lossy_format,
     edits_inpaint,
@@ -193,10 +194,9 @@ class Azure(BaseProvider):
     async def _exchange(self, call: Call) -> Finished:
         fields = self._fields(call)
         if call.request.operation is Operation.GENERATION:
-            answer = await self._http.buy(call, self._url(call.model, "generations"), json_body(fields))
+            done = await buy_pictures(self._http, call, self._url(call.model, "generations"), json_body(fields))
         else:
-            answer = await self._http.buy(call, self._url(call.model, "edits"), edit_form(call, fields))
-        done = await finished(answer, base_url=self._http.base_url, via=via_of(call.request))
+            done = await buy_pictures(self._http, call, self._url(call.model, "edits"), edit_form(call, fields))
         return replace(done, model=call.model)  # what the deployment is called is the operator's business
 
     def _url(self, model: str, route: str) -> URL:
@@ -211,7 +211,8 @@ class Azure(BaseProvider):
     def _fields(self, call: Call) -> dict[str, object]:
         """Name the fields as Azure does. `response_format` is never sent: these models refuse it."""
         request = call.request
-        fields: dict[str, object] = {"n": call.n, **given(request, _FIELDS), "quality": self._quality(request)}
+        fields: dict[str, object] = {"n": call.n, **given(request, _FIELDS), **streamed(request)}
+        fields["quality"] = self._quality(request)
         if self._options.api == "v1":  # on the other path a model in the body breaks some deployments
             fields["model"] = self._deployment(call.model)
         if (prompt := prompt_of(request)) is not None:

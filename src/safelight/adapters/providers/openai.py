@@ -12,7 +12,8 @@ from safelight.adapters.providers._body import json_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import ErrorTable
 from safelight.adapters.providers._http import Dialect
-from safelight.adapters.providers._openai_shape import edit_form, finished, given, prompt_of, via_of
+from safelight.adapters.providers._openai_shape import edit_form, given, prompt_of
+from safelight.adapters.providers._openai_stream import buy_pictures, streamed
 from safelight.adapters.providers._rules import (
     compression_needs_lossy_format,
     edits_inpaint,
@@ -63,6 +64,12 @@ def _gif_has_no_mask(request: ImageRequest) -> UnsupportedFeature | None:
     return None
 
 
+def _gif_has_no_previews(request: ImageRequest) -> UnsupportedFeature | None:
+    if request.output_format in {"gif", "svg"} and request.partial_images:
+        return UnsupportedFeature(f"there are no previews of a {request.output_format}", param="partial_images")
+    return None
+
+
 _RULES = (
     transparency_needs_alpha,
     compression_needs_lossy_format,
@@ -70,6 +77,7 @@ _RULES = (
     edits_need_prompt,
     _moderation_is_for_generations,
     _gif_has_no_mask,
+    _gif_has_no_previews,
 )
 
 
@@ -98,15 +106,13 @@ class OpenAI(BaseProvider):
         """Generate, or edit. The variation call is retired: an edit with a neutral prompt stands in for it."""
         fields = self._fields(call)
         if call.request.operation is Operation.GENERATION:
-            answer = await self._http.buy(call, self._generations, json_body(fields), headers=self._headers)
-        else:
-            answer = await self._http.buy(call, self._edits, edit_form(call, fields), headers=self._headers)
-        return await finished(answer, base_url=self._http.base_url, via=via_of(call.request))
+            return await buy_pictures(self._http, call, self._generations, json_body(fields), headers=self._headers)
+        return await buy_pictures(self._http, call, self._edits, edit_form(call, fields), headers=self._headers)
 
     def _fields(self, call: Call) -> dict[str, object]:
         """Name the fields as OpenAI does. `response_format` is never sent: these models refuse it."""
         request = call.request
-        fields: dict[str, object] = {"model": call.model, "n": call.n, **given(request, _FIELDS)}
+        fields: dict[str, object] = {"model": call.model, "n": call.n, **given(request, _FIELDS), **streamed(request)}
         if (prompt := prompt_of(request)) is not None:
             fields["prompt"] = prompt
         if request.quality is not None:

@@ -6,11 +6,13 @@ import msgspec
 
 from safelight.adapters.sql.database import Row, Transaction
 from safelight.adapters.sql.rows import from_micros, to_micros
-from safelight.domain.event import EventName, JobEvent, LoggedEvent
+from safelight.domain.event import EventName, JobEvent, LoggedEvent, preview_of
 from safelight.domain.ids import JobId
+from safelight.domain.image import StoredImage
 
 INSERT_EVENT = "INSERT INTO events (job_id, owner, name, at, data) SELECT id, owner, $2, $3, $4 FROM jobs WHERE id = $1"
 EVENTS_AFTER = "SELECT seq, job_id, name, at, data FROM events WHERE job_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
+PREVIEWS = "SELECT seq, job_id, name, at, data FROM events WHERE job_id = $1 AND name = 'partial_image' ORDER BY seq"
 DELETE_EVENTS = "DELETE FROM events WHERE job_id = $1"
 
 _encode = msgspec.json.Encoder().encode
@@ -30,6 +32,11 @@ async def append(transaction: Transaction, values: Row) -> None:
 async def after(transaction: Transaction, job_id: JobId, seq: int, limit: int) -> Sequence[LoggedEvent]:
     """Read a job's events that follow number `seq`."""
     return [event_of(row) for row in await transaction.fetch(EVENTS_AFTER, job_id, seq, limit)]
+
+
+async def previews(transaction: Transaction, job_id: JobId) -> Sequence[StoredImage]:
+    """Read what previews a job has: its log is where they are kept account of."""
+    return [preview_of(event_of(row).event) for row in await transaction.fetch(PREVIEWS, job_id)]
 
 
 def event_of(row: Row) -> LoggedEvent:

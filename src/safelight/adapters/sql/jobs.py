@@ -8,8 +8,9 @@ from safelight.adapters.sql import events, rows
 from safelight.adapters.sql.database import Database, Row, Transaction
 from safelight.application.ports import EVERY_JOB, JobFilter, JobPage
 from safelight.domain.errors import Superseded
-from safelight.domain.event import JobEvent, LoggedEvent, moved_on
+from safelight.domain.event import JobEvent, LoggedEvent, moved_on, progressed
 from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.image import StoredImage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
 
 INSERT_JOB = (
@@ -21,7 +22,8 @@ GET_JOB = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - c
 GET_ATTEMPTS = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above
 OPEN_JOBS = "SELECT seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2"
 START_JOB = (
-    "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4"
+    "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4,"
+    " progress = NULL"
     " WHERE id = $1 AND due_at IS NOT NULL"
 )
 INSERT_ATTEMPT = (
@@ -36,6 +38,7 @@ END_ATTEMPT = (
     " production = $9 WHERE job_id = $1 AND number = $2 AND state IN ('started', 'accepted')"
 )
 POSTPONE = "UPDATE jobs SET lane = $2, due_at = $3 WHERE id = $1 AND due_at IS NOT NULL"
+SET_PROGRESS = "UPDATE jobs SET progress = $2 WHERE id = $1 AND due_at IS NOT NULL AND attempts = $3"
 FINISH_JOB = (
     "UPDATE jobs SET status = $2, due_at = NULL, completed_at = $3, expires_at = $3 + ttl_s * 1000000, result = $4,"
     " error = $5, error_code = $6, charged = $7, cost_micros = $8"
@@ -82,6 +85,10 @@ class JobMemory(Protocol):
 
     def start(self, job_id: JobId, attempt: Attempt) -> None:
         """Apply the start of an attempt."""
+        ...
+
+    def progress(self, job_id: JobId, share: float) -> None:
+        """Apply how far it is."""
         ...
 
     def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
@@ -234,6 +241,20 @@ class SqlJobStore:
 
         await self._database.write(write, then=then)
 
+    async def progress(self, job_id: JobId, share: float, *, attempt: int, at: datetime) -> None:
+        """See `JobStore.progress`."""
+        event = events.event_values(progressed(job_id, share, at))
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(SET_PROGRESS, job_id, share, attempt), job_id)
+            await events.append(transaction, event)
+
+        def then() -> None:
+            self._memory.progress(job_id, share)
+            self._ring(job_id, EVERY_JOB)
+
+        await self._database.write(write, then=then)
+
     async def log_event(self, event: JobEvent) -> None:
         """See `JobStore.log_event`."""
         values = events.event_values(event)
@@ -244,6 +265,14 @@ class SqlJobStore:
     async def events(self, job_id: JobId, *, after: int, limit: int) -> Sequence[LoggedEvent]:
         """See `JobStore.events`."""
         return await self._database.look_up(lambda transaction: events.after(transaction, job_id, after, limit))
+
+    async def previews(self, job_ids: Sequence[JobId]) -> Sequence[StoredImage]:
+        """See `JobStore.previews`."""
+
+        async def read(transaction: Transaction) -> list[StoredImage]:
+            return [preview for job_id in job_ids for preview in await events.previews(transaction, job_id)]
+
+        return await self._database.look_up(read)
 
     async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
         """See `JobStore.overdue`."""

@@ -21,6 +21,9 @@ class NoMemory:
     def start(self, job_id: JobId, attempt: Attempt) -> None:
         """Nothing is here to change."""
 
+    def progress(self, job_id: JobId, share: float) -> None:
+        """Nothing is here to change."""
+
     def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
         """Nothing is here to change."""
 

@@ -30,7 +30,7 @@ T = TypeVar("T")
 JOB_COLUMNS = (
     "seq, id, request_id, status, lane, request, created_at, ttl_s, due_at, started_at, completed_at, attempts,"
     " result, error, charged, cost_micros, earlier_attempts, cancelled_at, webhook, metadata, idempotency_key,"
-    " fingerprint, batch_id, batch_line, owner, team"
+    " fingerprint, batch_id, batch_line, owner, team, progress"
 )
 ATTEMPT_COLUMNS = (
     "number, route, provider, model, key_name, n, state, started_at, ended_at, handle, error_class, error,"
@@ -137,6 +137,7 @@ def job_of(row: Row) -> Job:
         batch=None if row[22] is None else BatchLine(batch_id=row[22], number=row[23]),
         owner=row[24],
         team=row[25],
+        progress=row[26],
     )
 
 

@@ -47,8 +47,14 @@ class RecentJobs:
                 status=JobStatus.PROCESSING,
                 started_at=job.started_at or attempt.started_at,
                 attempts=attempt.number,
+                progress=None,
                 lane=attempt.target.provider,
             )
+
+    def progress(self, job_id: JobId, share: float) -> None:
+        """Apply how far it is."""
+        if (job := self._jobs.get(job_id)) is not None:
+            self._jobs[job_id] = replace(job, progress=share)
 
     def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
         """Apply where and when the job goes on."""
