@@ -8,7 +8,7 @@ from uuid import uuid4
 from hypothesis import strategies as st
 
 from safelight.domain.errors import ErrorClass
-from safelight.domain.ids import BlobKey, JobId, ProviderName, blob_key
+from safelight.domain.ids import BlobKey, EndpointId, JobId, ProviderName, blob_key
 from safelight.domain.image import (
     Dimensions,
     ImageRequest,
@@ -32,12 +32,15 @@ from safelight.domain.job import (
     Production,
 )
 from safelight.domain.money import Charged
+from safelight.domain.webhook import EndpointSettings, SigningSecret, WebhookEndpoint, WebhookEvent
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PAID = ProviderName("paid")
 SPARE = ProviderName("spare")
 FLUX = Target(provider=PAID, model="flux")
 OTHER = Target(provider=SPARE, model="sd")
+
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def later(seconds: float) -> datetime:
@@ -265,3 +268,26 @@ attempt_ends = st.fixed_dictionaries(
         "production": st.none() | productions,
     }
 )
+
+
+def endpoint(**members: Any) -> WebhookEndpoint:
+    """A webhook endpoint; members that are settings' own go there."""
+    of_settings = {name: members.pop(name) for name in EndpointSettings.__dataclass_fields__.keys() & members.keys()}
+    settings = EndpointSettings(
+        **{
+            "name": "orders",
+            "url": "https://hooks.example/images",
+            "events": (WebhookEvent.COMPLETED, WebhookEvent.FAILED),
+            **of_settings,
+        }
+    )
+    return WebhookEndpoint(
+        **{
+            "id": EndpointId(str(uuid4())),
+            "settings": settings,
+            "secrets": (SigningSecret(value=WEBHOOK_SECRET),),
+            "created_at": NOON,
+            "updated_at": NOON,
+            **members,
+        }
+    )

@@ -9,10 +9,20 @@ from typing import Protocol
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ProviderError
 from safelight.domain.event import JobEvent, LoggedEvent
-from safelight.domain.ids import BlobKey, JobId, ProviderName
+from safelight.domain.ids import BlobKey, DeliveryId, EndpointId, JobId, ProviderName
 from safelight.domain.image import ImageRequest, StoredImage, Usage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
 from safelight.domain.money import Charged
+from safelight.domain.webhook import (
+    Delivery,
+    EndpointSettings,
+    Outcome,
+    Reply,
+    SigningSecret,
+    Verdict,
+    WebhookEndpoint,
+    WebhookEvent,
+)
 
 
 class Clock(Protocol):
@@ -410,9 +420,12 @@ class SecretBox(Protocol):
 EVERY_JOB = "*"
 """The topic of those who want to hear of all jobs."""
 
+OUTBOX = "outbox"
+"""The topic of those who deliver webhooks."""
+
 
 class Bell(Protocol):
-    """Tells those who wait, in any process, that something was committed. A topic is a job's id, or `EVERY_JOB`."""
+    """Tells those who wait, in any process, that something was committed. A topic is a job's id, `EVERY_JOB` or `OUTBOX`."""
 
     @property
     def silent(self) -> bool:
@@ -428,4 +441,152 @@ class Bell(Protocol):
 
         Once the bell is silent, the future is done from the beginning.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointFilter:
+    """Which webhook endpoints a listing shows, by name."""
+
+    search: str = ""
+    """Part of the name or the address."""
+    events: tuple[WebhookEvent, ...] = ()
+    """Any of these."""
+    disabled: bool | None = None
+    owner: str | None = None
+    limit: int = 50
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryAttempt:
+    """A line in the history of an endpoint."""
+
+    id: str
+    delivery_id: DeliveryId
+    endpoint_id: EndpointId
+    job_id: JobId
+    request_id: str
+    event: WebhookEvent
+    number: int
+    outcome: Outcome
+    status_code: int | None
+    error: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booking:
+    """An attempt at a delivery that has been made, to be written down."""
+
+    delivery: Delivery
+    reply: Reply
+    verdict: Verdict
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueEndpoint:
+    """An endpoint that is owed something, and when."""
+
+    id: EndpointId
+    due_at: datetime
+    most_at_once: int
+    failing: bool
+
+
+class WebhookStore(Protocol):
+    """Endpoints and what they are owed. Every method raises `StorageError` when the database fails."""
+
+    async def add(self, endpoint: WebhookEndpoint) -> None:
+        """Write a new endpoint; raises `Conflict` when its name is taken."""
+        ...
+
+    async def replace(
+        self, endpoint_id: EndpointId, settings: EndpointSettings, *, config_hash: str, at: datetime
+    ) -> None:
+        """Write other settings; raises `Conflict` when the name is taken."""
+        ...
+
+    async def put_secrets(self, endpoint_id: EndpointId, secrets: tuple[SigningSecret, ...], *, at: datetime) -> None:
+        """Write other secrets."""
+        ...
+
+    async def remove(self, endpoint_id: EndpointId) -> None:
+        """Remove an endpoint; what it is owed is given up."""
+        ...
+
+    async def resume(self, endpoint_id: EndpointId) -> None:
+        """End a pause and forget the failures that led to it."""
+        ...
+
+    async def get(self, endpoint_id: EndpointId) -> WebhookEndpoint | None:
+        """Read one endpoint."""
+        ...
+
+    async def named(self, name: str, *, owner: str | None) -> WebhookEndpoint | None:
+        """Read the endpoint of that name among the owner's own, else among everybody's."""
+        ...
+
+    async def configured(self) -> Sequence[WebhookEndpoint]:
+        """List the endpoints that came from the settings."""
+        ...
+
+    async def endpoints(self, wanted: EndpointFilter) -> tuple[Sequence[WebhookEndpoint], int]:
+        """One page of endpoints, and how many there are in all."""
+        ...
+
+    async def attempts(
+        self, endpoint_id: EndpointId, *, limit: int, offset: int
+    ) -> tuple[Sequence[DeliveryAttempt], int]:
+        """One page of an endpoint's history, newest first, and how long that is."""
+        ...
+
+    async def delivery(self, some_id: str) -> tuple[Delivery, bool] | None:
+        """Find a delivery by its id or that of one of its attempts, and whether it is on its way."""
+        ...
+
+    async def queue_again(self, delivery_id: DeliveryId, *, at: datetime) -> bool:
+        """Make a delivery anew, with all its retries; false when it is on its way already."""
+        ...
+
+    async def queue_range(self, endpoint_id: EndpointId, *, since: datetime, until: datetime, at: datetime) -> int:
+        """Make all deliveries of events from `since` to before `until` anew that are not on their way; how many."""
+        ...
+
+    async def due(self) -> Sequence[DueEndpoint]:
+        """List the endpoints that are owed something and are neither disabled nor paused, the longest due first."""
+        ...
+
+    async def claim(
+        self, endpoint_id: EndpointId, *, limit: int, now: datetime, until: datetime, lease: str
+    ) -> tuple[WebhookEndpoint, Sequence[Delivery]] | None:
+        """Take up what is due to an endpoint, the oldest first. Others leave it alone `until` then."""
+        ...
+
+    async def book(self, booking: Booking, *, lease: str) -> str | None:
+        """Write an attempt down, with what follows for delivery and endpoint; why the endpoint is paused now, if so.
+
+        Raises `Superseded` when the lease has lapsed and somebody else has taken the delivery up.
+        """
+        ...
+
+    async def drop_leases(self) -> None:
+        """Make everything due that is leased: after a start, where no other process can be at work on it."""
+        ...
+
+    async def forget(self, *, before: datetime, limit: int) -> int:
+        """Remove deliveries of events before a time, with their attempts; how many."""
+        ...
+
+
+class WebhookSender(Protocol):
+    """Calls receivers."""
+
+    def check(self, settings: EndpointSettings) -> None:
+        """Raise `InvalidRequest` for an address that would never be called."""
+        ...
+
+    async def send(self, endpoint: WebhookEndpoint, message_id: str, event: WebhookEvent, body: bytes) -> Reply:
+        """Sign and post; any fault of the receiver is a `Reply`."""
         ...

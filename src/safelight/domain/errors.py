@@ -4,6 +4,7 @@ SafelightError               code (stable), message (safe to show)
 ├─ RequestError              the caller's to fix
 │  ├─ InvalidRequest         a field is missing, of the wrong type or out of range
 │  ├─ UnsupportedFeature     this model cannot express that field
+│  ├─ Conflict               it is so already, or something else is
 │  └─ NotFound               no such job, or not any more
 ├─ PolicyRefusal             who may do what, and what it may cost; `code` is the contract's word
 │  ├─ NotAuthenticated       no key, or an unknown one
@@ -84,6 +85,12 @@ class UnsupportedFeature(RequestError):
     """The model cannot express a field; raised before money is spent."""
 
     code = "unsupported_feature"
+
+
+class Conflict(RequestError):
+    """It does not fit what is there already."""
+
+    code = "conflict"
 
 
 class NotFound(RequestError):

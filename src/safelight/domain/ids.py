@@ -13,6 +13,12 @@ images nobody owns can be found among the old folders alone."""
 ProviderName = NewType("ProviderName", str)
 """The name of an entry under `providers:` in the settings."""
 
+EndpointId = NewType("EndpointId", str)
+"""A webhook endpoint's random UUID."""
+
+DeliveryId = NewType("DeliveryId", str)
+"""The random UUID of one event's delivery, which receivers see as `webhook-id`."""
+
 _UUID_CHARS = 36
 
 

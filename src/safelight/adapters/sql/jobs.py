@@ -4,14 +4,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from safelight.adapters.sql import events, rows
+from safelight.adapters.sql import events, outbox, rows
 from safelight.adapters.sql.database import Database, Row, Transaction
-from safelight.application.ports import EVERY_JOB, JobFilter, JobPage
+from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage
 from safelight.domain.errors import Superseded
 from safelight.domain.event import JobEvent, LoggedEvent, moved_on, progressed
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import StoredImage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
+from safelight.domain.webhook import WebhookEvent, events_of
 
 INSERT_JOB = (
     "INSERT INTO jobs (id, request_id, request_type, status, lane, model, request, created_at, ttl_s, due_at, webhook,"
@@ -24,7 +25,7 @@ OPEN_JOBS = "SELECT seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND
 START_JOB = (
     "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4,"
     " progress = NULL"
-    " WHERE id = $1 AND due_at IS NOT NULL"
+    " WHERE id = $1 AND due_at IS NOT NULL RETURNING webhook, earlier_attempts"
 )
 INSERT_ATTEMPT = (
     "INSERT INTO attempts (job_id, number, route, provider, model, key_name, n, state, started_at)"
@@ -42,7 +43,7 @@ SET_PROGRESS = "UPDATE jobs SET progress = $2 WHERE id = $1 AND due_at IS NOT NU
 FINISH_JOB = (
     "UPDATE jobs SET status = $2, due_at = NULL, completed_at = $3, expires_at = $3 + ttl_s * 1000000, result = $4,"
     " error = $5, error_code = $6, charged = $7, cost_micros = $8"
-    " WHERE id = $1 AND due_at IS NOT NULL AND attempts = $9"
+    " WHERE id = $1 AND due_at IS NOT NULL AND attempts = $9 RETURNING webhook"
 )
 # Jobs come in the order of their creation, so the first of the open ones are the oldest: no need to look at them all.
 OVERDUE = (
@@ -62,14 +63,20 @@ GET_FACT = "SELECT value FROM installation WHERE name = $1"
 PUT_FACT = "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 
 _NEWEST = 2**62
+_STARTED = (WebhookEvent.STARTED,)
 _REQUEST = 5
 """Its place among the columns, read and written alike."""
 
 Enqueue = Callable[[Transaction, JobId, ProviderName, datetime], Awaitable[None]]
 """Makes a queue entry in the transaction that writes the job: for queues that are tables of the same database."""
 
-Ring = Callable[[str, str], None]
-"""Wakes those who listen for these topics (see `Bell`), once a commit is durable."""
+
+class Ring(Protocol):
+    """Wakes those who listen for these topics (see `Bell`), once a commit is durable."""
+
+    def __call__(self, *topics: str) -> None:
+        """See `Bell.ring`."""
+        ...
 
 
 class JobMemory(Protocol):
@@ -175,15 +182,19 @@ class SqlJobStore:
         started = (job_id, rows.to_micros(attempt.started_at), attempt.number, attempt.target.provider)
         values = rows.new_attempt_values(job_id, attempt)
         event = events.event_values(moved_on(job_id, JobStatus.PROCESSING, attempt.started_at, attempt=attempt))
+        topics = {job_id, EVERY_JOB}
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(START_JOB, *started), job_id)
+            webhook, earlier_attempts = _expect(await transaction.fetch_one(START_JOB, *started), job_id)
             _expect_one(await transaction.execute(INSERT_ATTEMPT, *values), job_id)
             await events.append(transaction, event)
+            first = attempt.number == earlier_attempts + 1
+            if webhook is not None and first and await outbox.owe(transaction, job_id, _STARTED, attempt.started_at):
+                topics.add(OUTBOX)
 
         def then() -> None:
             self._memory.start(job_id, attempt)
-            self._ring(job_id, EVERY_JOB)
+            self._ring(*topics)
 
         await self._database.write(write, then=then)
 
@@ -228,16 +239,19 @@ class SqlJobStore:
         values = rows.ending_values(job_id, ending, tries)
         ended = rows.ended_attempt_values(job_id, attempt) if attempt else None
         event = events.event_values(moved_on(job_id, ending.status, ending.completed_at, attempt=attempt))
+        topics = {job_id, EVERY_JOB}
 
         async def write(transaction: Transaction) -> None:
             if ended:
                 _expect_one(await transaction.execute(END_ATTEMPT, *ended), job_id)
-            _expect_one(await transaction.execute(FINISH_JOB, *values), job_id)
+            (webhook,) = _expect(await transaction.fetch_one(FINISH_JOB, *values), job_id)
             await events.append(transaction, event)
+            if webhook is not None and await outbox.owe(transaction, job_id, events_of(ending), ending.completed_at):
+                topics.add(OUTBOX)
 
         def then() -> None:
             self._memory.finish(job_id, ending)
-            self._ring(job_id, EVERY_JOB)
+            self._ring(*topics)
 
         await self._database.write(write, then=then)
 
@@ -333,6 +347,12 @@ class SqlJobStore:
 
     async def _fetch(self, statement: str, *values: object) -> Sequence[Row]:
         return await self._database.read(lambda transaction: transaction.fetch(statement, *values))
+
+
+def _expect(row: Row | None, job_id: JobId) -> Row:
+    if row is None:
+        raise Superseded(f"job {job_id} has moved on")
+    return row
 
 
 def _expect_one(changed: int, job_id: JobId) -> None:
