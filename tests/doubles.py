@@ -61,13 +61,9 @@ class Told:
     """Keeps what a provider tells of a call."""
 
     def __init__(self, *, wants: bool = True) -> None:
-        self.wants = wants
+        self.wants_preview = wants
         self.shares: list[float] = []
         self.previews: list[tuple[int, StoredImage]] = []
-
-    def wants_preview(self, share: float) -> bool:
-        del share
-        return self.wants
 
     async def progress(self, share: float) -> None:
         self.shares.append(share)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from tests.api.client import END_S, Client
 from tests.api.serving import ServedGateway, SimulatorThread, settings_for
 from tests.doubles import sha256
 from tests.simulators._base import Fault
+from tests.simulators.comfyui import ComfyUISimulator
 from tests.simulators.openai import OpenAISimulator
+from tests.simulators.sdwebui import SDWebUISimulator
 
 WANTED = {"model": "openai/gpt-image-2", "prompt": "a red kite", "n": 2, "partial_images": 1}
 
@@ -27,13 +28,24 @@ def openai() -> Iterator[SimulatorThread[OpenAISimulator]]:
         yield thread
 
 
+def gateway_to(folder: Path, name: str, **entry: Any) -> ServedGateway:
+    return ServedGateway(settings_for(folder, providers={name: entry}, jobs={"sweep_interval": 0.05}))
+
+
 @pytest.fixture
 def gateway(tmp_path: Path, openai: SimulatorThread[OpenAISimulator]) -> Iterator[ServedGateway]:
     key = {"name": "main", "value": "sk-upstream"}
-    entry = {"base_url": openai.simulator.base_url, "keys": [key]}
-    settings = settings_for(tmp_path, providers={"openai": entry}, jobs={"sweep_interval": 0.05})
-    with ExitStack() as stack:
-        yield stack.enter_context(ServedGateway(settings))
+    with gateway_to(tmp_path, "openai", base_url=openai.simulator.base_url, keys=[key]) as started:
+        yield started
+
+
+async def progress(client: Client, job_id: str) -> float:
+    """Wait until a running job says how far it is."""
+    seen = await client.until(
+        "generations", job_id, lambda reply: reply.status != 202 or "progress" in reply.json["meta"]
+    )
+    assert seen[-1].status == 202
+    return float(seen[-1].json["meta"]["progress"])
 
 
 async def shown(gateway: ServedGateway, job_id: str, *, count: int) -> list[StoredImage]:
@@ -98,3 +110,35 @@ async def test_a_stream_that_breaks_off_before_its_first_picture_is_unknown(
     assert (ended["status"], ended["error"]["error"]["code"]) == ("failed", "outcome_unknown")
     assert ended["meta"]["charged"] == "unknown"
     assert openai.simulator.submissions == 1
+
+
+async def test_a_web_ui_is_looked_at_while_it_draws(tmp_path: Path) -> None:
+    with (
+        SimulatorThread(SDWebUISimulator()) as webui,
+        gateway_to(tmp_path, "sdwebui", base_url=webui.simulator.base_url) as gateway,
+    ):
+        webui.simulator.faults.push(Fault(hold=True, path="*/txt2img"))
+        webui.simulator.share = 0.6
+        async with Client(gateway.url) as client:
+            job = await client.submit(values={"model": "sdwebui/current", "prompt": "a red kite", "partial_images": 1})
+            await webui.wait_for_submissions(1)
+            webui.simulator.current = webui.simulator.exchanges[0].fields["force_task_id"]
+            [preview] = await shown(gateway, job["id"], count=1)
+            assert (preview.dimensions.width, await progress(client, job["id"])) == (64, 0.6)
+            webui.release()
+            assert (await client.end("generations", job["id"]))["status"] == "completed"
+
+
+async def test_comfyui_is_listened_to_while_it_draws(tmp_path: Path) -> None:
+    stages = ("pending", "in_progress", "in_progress", "in_progress")
+    with (
+        SimulatorThread(ComfyUISimulator(stages=stages)) as comfyui,
+        gateway_to(tmp_path, "comfyui", base_url=comfyui.simulator.base_url) as gateway,
+    ):
+        wanted = {"model": "comfyui/sd_xl_base_1.0.safetensors", "prompt": "a red kite", "partial_images": 2}
+        async with Client(gateway.url) as client:
+            job = await client.submit(values=wanted)
+            assert 0.3 < await progress(client, job["id"]) < 1
+            assert (await client.end("generations", job["id"]))["status"] == "completed"
+        assert [preview.dimensions.width for preview in await shown(gateway, job["id"], count=2)] == [64, 64]
+        assert comfyui.simulator.submissions == 1

@@ -26,6 +26,7 @@ from safelight.domain.errors import (
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import ImageRequest, Operation
 from safelight.domain.money import Charged
+from tests.doubles import Told
 from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,
@@ -342,9 +343,26 @@ class TestTime:
             waits.append(seconds)
 
         monkeypatch.setattr("safelight.adapters.providers.builtin.sleep", wait)
-        finished = await run(provider, call(sketch("slow-17"), workspace))
-        assert waits == [17]
+        told = Told()
+        finished = await run(provider, call(sketch("slow-4", partial_images=2), workspace, report=told))
+        assert waits == [1] * 4
+        assert told.shares == [0.25, 0.5, 0.75, 1.0]
         assert len(finished.pictures) == 1
+
+        pictures = [*(preview for _, preview in told.previews), *stored(finished)]
+        assert [index for index, _ in told.previews] == [0, 0]
+        assert len({each.dimensions for each in pictures}) == 1
+        sizes = [each.size_bytes for each in pictures]
+        assert sizes == sorted(sizes)
+
+    async def test_a_sketch_is_drawn_at_once_unless_it_is_to_develop(
+        self, provider: Builtin, workspace: FolderWorkspace
+    ) -> None:
+        told = Told()
+        await run(provider, call(sketch("sketch"), workspace, report=told))
+        assert (told.shares, told.previews) == ([], [])
+        await run(provider, call(sketch("sketch", partial_images=3), workspace, report=told))
+        assert len(told.previews) == 3
 
     async def test_slow_ends_promptly_when_cancelled(self, provider: Builtin, workspace: FolderWorkspace) -> None:
         task = asyncio.create_task(run(provider, call(sketch("slow-600"), workspace)))

@@ -1,3 +1,4 @@
+import asyncio
 import io
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from safelight.domain.errors import (
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import ImageRequest, Operation
 from safelight.domain.money import Charged
+from tests.doubles import Told
 from tests.providers.support import (
     KEY,
     FolderWorkspace,
@@ -180,7 +182,8 @@ class TestBuiltIn:
         accepted = await provider.start(call(request, workspace))
         assert isinstance(accepted, Accepted)
         [exchange] = simulator.exchanges
-        assert exchange.fields.keys() == {"prompt", "prompt_id"}
+        assert exchange.fields.keys() == {"prompt", "prompt_id", "client_id"}
+        assert exchange.fields["client_id"] == exchange.fields["prompt_id"]
         prompt_id = exchange.fields["prompt_id"]
         nodes = exchange.fields["prompt"]
         assert nodes["4"]["inputs"] == {"ckpt_name": MODEL}
@@ -306,7 +309,6 @@ class TestBuiltIn:
             ({"style": "vivid"}, "style"),
             ({"background": "transparent"}, "background"),
             ({"resolution": "2K"}, "resolution"),
-            ({"partial_images": 1}, "partial_images"),
             ({"size": "1000x1001"}, "size"),
             ({"size": "1K"}, "size"),
             ({"size": "64x64", "aspect_ratio": "1:1"}, "aspect_ratio"),
@@ -404,7 +406,7 @@ class TestOwnWorkflows:
         spec = opened(simulator, sessions, time, options=options, models=(described,)).spec("portrait")
         assert spec is not None
         assert spec.operations == {Operation.GENERATION}
-        assert spec.fields == {"seed", "num_inference_steps", "output_format", "output_compression"}
+        assert spec.fields == {"seed", "num_inference_steps", "output_format", "output_compression", "partial_images"}
         assert (spec.max_n, spec.max_images, spec.max_prompt_chars) == (1, None, 9)
 
     def test_the_shipped_files_serve_as_examples(
@@ -910,3 +912,89 @@ class TestKeys:
     ) -> None:
         provider = opened(simulator, sessions, time, repeatable=False)
         assert (await ended(provider, workspace)).charged is Charged.YES
+
+
+class TestWatching:
+    """The socket is open before the graph is queued: what it tells is told once."""
+
+    async def test_steps_and_pictures_of_the_own_run(
+        self, provider: ComfyUI, simulator: ComfyUISimulator, workspace: FolderWorkspace
+    ) -> None:
+        simulator.stages = ("pending", "in_progress", "in_progress")
+        told = Told()
+        mine = call(ask(partial_images=3), workspace, report=told)
+        watching = asyncio.create_task(provider.watch(mine))
+        await simulator.wait_for_listeners(1)
+        accepted = await provider.start(mine)
+        assert isinstance(accepted, Accepted)
+        handle = accepted.handle
+        prompt_id = msgspec.json.decode(handle)["prompt_id"]
+        socket = simulator.exchanges[0]
+        assert (socket.path, socket.query) == ("/ws", {"clientId": prompt_id})
+        assert socket.headers["authorization"] == f"Bearer {KEY}"
+        await simulator.tell("another-run", "progress", client=prompt_id, value=1, max=1)
+        await simulator.show(prompt_id, image_bytes())
+        while not isinstance(await provider.poll(handle, mine), Finished):
+            pass
+        assert await watching is None
+        assert told.shares == [0.5, 1.0]
+        assert [index for index, _ in told.previews] == [0, 0]
+        assert all(workspace.bytes_of(preview) for _, preview in told.previews)
+
+    async def test_a_picture_that_nobody_wants_is_not_stored(
+        self, provider: ComfyUI, simulator: ComfyUISimulator, workspace: FolderWorkspace
+    ) -> None:
+        told = Told(wants=False)
+        mine = call(ask(), workspace, report=told)
+        watching = asyncio.create_task(provider.watch(mine))
+        await simulator.wait_for_listeners(1)
+        [prompt_id] = simulator.sockets
+        await simulator.tell(prompt_id, "execution_start")
+        await simulator.show(prompt_id, image_bytes())
+        await simulator.tell(prompt_id, "executing", node=None)
+        assert await watching is None
+        assert (told.previews, workspace.sinks) == ([], [])
+
+    async def test_what_cannot_be_read_is_passed_over(
+        self, provider: ComfyUI, simulator: ComfyUISimulator, workspace: FolderWorkspace
+    ) -> None:
+        told = Told()
+        watching = asyncio.create_task(provider.watch(call(ask(), workspace, report=told)))
+        await simulator.wait_for_listeners(1)
+        [prompt_id] = simulator.sockets
+        await simulator.sockets[prompt_id].send_str("[]")
+        await simulator.tell(prompt_id, "progress", value="x", max=None)
+        await simulator.tell(prompt_id, "progress", value=1, max=0)
+        await simulator.show(prompt_id, b"no picture")
+        await simulator.show(prompt_id, image_bytes(), kind=3)
+        await simulator.sockets[prompt_id].send_bytes(b"\x00")
+        await simulator.tell(prompt_id, "execution_error")
+        assert await watching is None
+        assert (told.shares, told.previews) == ([], [])
+
+    async def test_a_socket_that_closes_is_opened_again(
+        self, provider: ComfyUI, simulator: ComfyUISimulator, workspace: FolderWorkspace
+    ) -> None:
+        watching = asyncio.create_task(provider.watch(call(ask(), workspace)))
+        await simulator.wait_for_listeners(1)
+        await simulator.leave(next(iter(simulator.sockets)))
+        assert await watching == 2.0
+
+    @pytest.mark.parametrize(("status", "error"), [(404, ProviderProtocolError), (502, ProviderUnavailable)])
+    async def test_a_proxy_may_let_no_socket_through(
+        self,
+        provider: ComfyUI,
+        simulator: ComfyUISimulator,
+        workspace: FolderWorkspace,
+        status: int,
+        error: type[ProviderError],
+    ) -> None:
+        simulator.faults.push(Fault(kind="status", status=status))
+        with pytest.raises(error):
+            await provider.watch(call(ask(), workspace))
+
+    async def test_nobody_may_be_there(self, sessions: HttpSessions, workspace: FolderWorkspace, time: Time) -> None:
+        async with ComfyUISimulator() as simulator:
+            provider = opened(simulator, sessions, time)
+        with pytest.raises(ProviderUnavailable):
+            await provider.watch(call(ask(), workspace))

@@ -10,7 +10,7 @@ from PIL import Image
 from safelight.adapters.providers._base import ProviderSettings
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers.sdwebui import PROVIDER, Options, SDWebUI
-from safelight.application.ports import ProviderKey, Running
+from safelight.application.ports import ProviderKey
 from safelight.domain.errors import (
     ConfigurationError,
     ProviderAuthError,
@@ -25,6 +25,7 @@ from safelight.domain.errors import (
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import ImageRequest, Operation
 from safelight.domain.money import Charged
+from tests.doubles import Told
 from tests.providers.support import (
     KEY,
     FolderWorkspace,
@@ -477,17 +478,40 @@ class TestRefusals:
 
 
 class TestMeanwhile:
-    async def test_progress_is_that_of_the_calls_own_drawing(
+    async def test_a_watcher_tells_of_the_calls_own_drawing(
         self, provider: SDWebUI, simulator: SDWebUISimulator, workspace: FolderWorkspace
     ) -> None:
-        mine = call(ask(), workspace)
+        told = Told(wants=False)
+        mine = call(ask(n=4), workspace, report=told)
+        assert await provider.watch(mine) == 1.0
+        assert simulator.exchanges == []
         await run(provider, mine)
         task = simulator.exchanges[-1].fields["force_task_id"]
-        simulator.current = task
-        assert await provider.progress(mine) == Running(poll_after_s=1.0, progress=0.45)
-        assert simulator.exchanges[-1].fields == {"id_task": task, "id_live_preview": -1, "live_preview": False}
         simulator.current = "task(another)"
-        assert await provider.progress(mine) is None
+        assert await provider.watch(mine) == 1.0
+        simulator.current = task
+        assert await provider.watch(mine) == 1.0
+        assert simulator.exchanges[-1].fields == {"id_task": task, "id_live_preview": -1, "live_preview": False}
+        assert (told.shares, told.previews) == ([0.45], [])
+        told.wants_preview, simulator.share = True, 0.5
+        await provider.watch(mine)
+        assert (told.shares, [index for index, _ in told.previews]) == ([0.45, 0.5], [2])
+        assert workspace.bytes_of(told.previews[0][1])
+
+    async def test_nobody_looks_at_a_drawing_that_waits_for_its_turn(
+        self, provider: SDWebUI, simulator: SDWebUISimulator, workspace: FolderWorkspace
+    ) -> None:
+        simulator.faults.push(Fault(hold=True))
+        first = call(ask(), workspace, token="first")
+        second = call(ask(), workspace, token="second")
+        drawing = asyncio.create_task(run(provider, first))
+        await simulator.wait_for_submissions(1)
+        assert await provider.watch(second) == 1.0
+        assert simulator.submissions == len(simulator.exchanges) == 1
+        assert await provider.watch(first) == 1.0
+        assert simulator.exchanges[-1].path == "/internal/progress"
+        simulator.release()
+        await drawing
 
     async def test_cancel_interrupts_the_calls_own_drawing_alone(
         self, provider: SDWebUI, simulator: SDWebUISimulator, workspace: FolderWorkspace
@@ -505,11 +529,13 @@ class TestMeanwhile:
         self, provider: SDWebUI, simulator: SDWebUISimulator, workspace: FolderWorkspace
     ) -> None:
         simulator.dialect = "sdnext"
-        assert await provider.progress(call(ask(), workspace)) is None
-        assert await provider.cancel("", call(ask(), workspace)) is False
+        mine = call(ask(), workspace)
+        await run(provider, mine)
+        assert await provider.watch(mine) is None
+        assert await provider.cancel("", mine) is False
         simulator.faults.push(Fault(kind="status", status=500))
         with pytest.raises(ProviderUnavailable):
-            await provider.progress(call(ask(), workspace))
+            await provider.watch(mine)
 
     async def test_one_at_a_time_and_the_next_after_a_cancelled_one(
         self, provider: SDWebUI, simulator: SDWebUISimulator, workspace: FolderWorkspace

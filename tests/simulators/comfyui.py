@@ -5,18 +5,30 @@ knows the nodes below with their inputs and types, checks every graph against th
 its links; it draws one colour. What the sheet leaves open (wording, the proxy's refusals) is chosen here.
 """
 
+import asyncio
 import base64
 import io
 import re
+import struct
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from aiohttp import web
 from PIL import Image, UnidentifiedImageError
 
-from tests.simulators._base import Call, Refusal, Reply, Simulator, argument_parser, json_reply, run_by_hand
+from tests.simulators._base import (
+    WAIT_S,
+    Call,
+    Refusal,
+    Reply,
+    Simulator,
+    argument_parser,
+    json_reply,
+    run_by_hand,
+)
 from tests.simulators._pictures import picture, stamped
 
 CHECKPOINTS = (
@@ -135,6 +147,7 @@ class Run:
 
     number: int
     prompt_id: str
+    client_id: str | None = None
     graph: Mapping[str, Any]
     stages: tuple[str, ...]
     looks: int = 0
@@ -172,6 +185,68 @@ class ComfyUISimulator(Simulator):
         self.saved: dict[tuple[str, str, str], bytes] = {}
         self.interrupts = 0
         self.freed: list[dict[str, Any]] = []
+        self.sockets: dict[str, web.WebSocketResponse] = {}
+        """Those who listen, by the client id that they gave."""
+        self.listening = asyncio.Condition()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        return await (self._listened(request) if request.path == "/ws" else super()._handle(request))
+
+    async def _listened(self, request: web.Request) -> web.StreamResponse:
+        """Tell a listener what happens, until it leaves."""
+        fault = self.faults.take(request.method, request.path)
+        exchange = self._record(request, fault)
+        try:
+            self._authorize(exchange.headers)
+        except Refusal as refusal:
+            return await self._send(request, exchange, refusal.reply)
+        if fault.kind == "status":
+            return web.Response(status=fault.status)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        name = request.query["clientId"]
+        await socket.send_json(
+            {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}, "sid": name}}
+        )
+        async with self.listening:
+            self.sockets[name] = socket
+            self.listening.notify_all()
+        async for _ in socket:
+            pass
+        self.sockets.pop(name, None)
+        return socket
+
+    async def wait_for_listeners(self, count: int) -> None:
+        async with asyncio.timeout(WAIT_S), self.listening:
+            await self.listening.wait_for(lambda: len(self.sockets) >= count)
+
+    async def tell(self, prompt_id: str, kind: str, *, client: str | None = None, **data: Any) -> None:
+        """Send a message about a run to the client that queued it, or to another."""
+        socket = self.sockets.get(client or prompt_id)
+        if socket is not None:
+            await socket.send_json({"type": kind, "data": {**data, "prompt_id": prompt_id}})
+
+    async def show(self, client: str, content: bytes, *, kind: int = 1) -> None:
+        """Send a picture of what is being drawn, or another binary message."""
+        socket = self.sockets.get(client)
+        if socket is not None:
+            await socket.send_bytes(struct.pack(">II", kind, 2) + content)
+
+    async def leave(self, client: str) -> None:
+        """Close a listener's socket."""
+        await self.sockets[client].close()
+
+    async def _tell_of(self, run: Run) -> None:
+        """Tell what a look has found: a step of the sampler with a picture, or the end."""
+        client = run.client_id or run.prompt_id
+        if run.ended is None and self._stage(run) == "in_progress":
+            done = run.stages[: run.looks].count("in_progress")
+            most = run.stages.count("in_progress")
+            await self.tell(run.prompt_id, "progress", client=client, value=done, max=most, node="3")
+            await self.show(client, picture(64, 64, "png"))
+        elif run.ended is not None:
+            kind = {"completed": "execution_success", "failed": "execution_error"}
+            await self.tell(run.prompt_id, kind.get(run.ended, "execution_interrupted"), client=client)
 
     def is_submission(self, method: str, path: str) -> bool:
         return method == "POST" and path == "/prompt"
@@ -187,11 +262,11 @@ class ComfyUISimulator(Simulator):
         self._authorize(call.exchange.headers)
         match call.method, call.path.strip("/").split("/"):
             case "GET", ["api", "jobs", name] if self.jobs_api:
-                return self._job(name)
+                return await self._told(name, self._job)
             case "POST", ["api", "jobs", name, "cancel"] if self.jobs_api:
                 return json_reply({"cancelled": self._stop(name, {"pending", "in_progress"})})
             case "GET", ["history", name]:
-                return self._history(name)
+                return await self._told(name, self._history)
         routes: dict[tuple[str, str], Callable[[Call], Reply]] = {
             ("POST", "/prompt"): self._prompt,
             ("POST", "/upload/image"): self._upload,
@@ -206,6 +281,13 @@ class ComfyUISimulator(Simulator):
             status = 404 if call.method == "GET" else 405
             raise Refusal(Reply(status=status, body=b"404: Not Found" if status == 404 else b"405: Method Not Allowed"))
         return route(call)
+
+    async def _told(self, name: str, look: Callable[[str], Reply]) -> Reply:
+        """Look at a run, and tell those who listen what was found."""
+        reply = look(name)
+        if (run := self.runs.get(name)) is not None:
+            await self._tell_of(run)
+        return reply
 
     def _authorize(self, headers: Mapping[str, str]) -> None:
         shown = headers.get("authorization")
@@ -245,7 +327,13 @@ class ComfyUISimulator(Simulator):
             raise Refusal(error("invalid_prompt_id", "prompt_id must be a valid UUID"))
         self._check_graph(graph)
         prompt_id = str(uuid.uuid4()) if self.own_ids or asked is None else asked
-        run = Run(number=len(self.runs) + 1, prompt_id=prompt_id, graph=graph, stages=self.stages)
+        run = Run(
+            number=len(self.runs) + 1,
+            prompt_id=prompt_id,
+            client_id=call.fields.get("client_id"),
+            graph=graph,
+            stages=self.stages,
+        )
         self.runs[prompt_id] = run
         return json_reply({"prompt_id": prompt_id, "number": run.number, "node_errors": {}})
 

@@ -152,6 +152,8 @@ class SDWebUISimulator(Simulator):
         """An interrupt after so many pictures."""
         self.current: str | None = None
         """The task that is drawn now."""
+        self.share = 0.45
+        """How far it is."""
         self.interrupts = 0
         self.masks: list[Image.Image] = []
 
@@ -208,8 +210,11 @@ class SDWebUISimulator(Simulator):
         if not call.fields.keys() <= {"id_task", "id_live_preview", "live_preview"} or "id_task" not in call.fields:
             raise self._invalid("id_task", "Field required", "missing")
         active = call.fields["id_task"] == self.current
-        said = {"active": active, "queued": False, "completed": False, "live_preview": None, "textinfo": "Waiting..."}
-        return json_reply({**said, "progress": 0.45 if active else None, "eta": 3.2 if active else None})
+        shown = None
+        if active and call.fields.get("live_preview", True):
+            shown = f"data:image/png;base64,{base64.b64encode(picture(64, 64, 'png')).decode()}"
+        said = {"active": active, "queued": False, "completed": False, "live_preview": shown, "textinfo": "Waiting..."}
+        return json_reply({**said, "progress": self.share if active else None, "eta": 3.2 if active else None})
 
     def _drawn(self, call: Call, checks: Mapping[str, Check]) -> Reply:
         fields = self._checked(call, checks)

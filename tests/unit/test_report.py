@@ -108,11 +108,14 @@ async def test_previews_are_spread_over_the_work(desk: Desk) -> None:
     report = desk.report(new)
     wanted = []
     for step in range(1, 13):
-        if report.wants_preview(step / 12):
+        await report.progress(step / 12)
+        if report.wants_preview:
             wanted.append(step)
             await report.preview(image(job_id=new.id))
     assert wanted == [4, 8]
-    assert not desk.report(await desk.begun()).wants_preview(1.0)
+    report = desk.report(await desk.begun())
+    await report.progress(1.0)
+    assert not report.wants_preview
 
 
 def looked_at(*looks: Any) -> ScriptedProvider:

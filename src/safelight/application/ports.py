@@ -259,8 +259,9 @@ class ProviderKey:
 class Report(Protocol):
     """Tells how a call comes on while it is out. It never raises: no paid call may end for it."""
 
-    def wants_preview(self, share: float) -> bool:
-        """Whether a picture of the work is worth fetching now that it is so far, from 0 to 1."""
+    @property
+    def wants_preview(self) -> bool:
+        """Whether a picture of the work is worth having, now that it is as far as was told last."""
         ...
 
     async def progress(self, share: float) -> None:

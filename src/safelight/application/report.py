@@ -36,21 +36,24 @@ class CallReport:
     """How many pictures of the job were made before."""
     _percent: int | None = field(init=False)
     _told_at: datetime | None = None
+    _share: float = 0.0
     _previews: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Go on from what was told before."""
         self._percent = None if self.job.progress is None else round(self.job.progress * 100)
 
-    def wants_preview(self, share: float) -> bool:
+    @property
+    def wants_preview(self) -> bool:
         """Spread them evenly over the work."""
         kept = self._previews.total()
         wanted = (self.job.request.partial_images or 0) * self.n
-        return kept < wanted and share >= (kept + 1) / (wanted + 1)
+        return kept < wanted and self._share >= (kept + 1) / (wanted + 1)
 
     async def progress(self, share: float) -> None:
         """See `Report.progress`."""
-        done = (self.offset + min(max(share, 0.0), 1.0) * self.n) / self.job.request.count
+        self._share = min(max(share, 0.0), 1.0)
+        done = (self.offset + self._share * self.n) / self.job.request.count
         percent, now = round(done * 100), self.clock.now()
         if percent == self._percent or (self._told_at is not None and now - self._told_at < _EVERY):
             return

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
@@ -175,3 +176,43 @@ def files_of(outputs: Any, node: str) -> Iterator[File]:
     for image in images if isinstance(images, list) else []:
         with contextlib.suppress(msgspec.ValidationError):
             yield msgspec.convert(image, File)
+
+
+class _MessageData(msgspec.Struct):
+    prompt_id: Any = None
+    node: Any = ""
+    value: Any = None
+    max: Any = None
+
+
+class Message(msgspec.Struct):
+    """What the server tells over its WebSocket, about one run or another."""
+
+    type: str = ""
+    data: _MessageData = msgspec.field(default_factory=_MessageData)
+
+    @property
+    def share(self) -> float | None:
+        """How far the sampler is, from 0 to 1, where it tells of that."""
+        steps, done = self.data.max, self.data.value
+        if self.type != "progress" or not isinstance(steps, int | float) or not isinstance(done, int | float):
+            return None
+        return done / steps if steps > 0 else None
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.type in _ENDS or (self.type == "executing" and self.data.node is None)
+
+
+_ENDS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
+_PREVIEW_HEAD = struct.Struct(">II")
+_PREVIEW = 1
+"""The kind of a binary message: a picture follows its format. Others are texts, or come only if one asks for them."""
+
+
+def preview_in(message: bytes) -> bytes | None:
+    """Take the picture out of a binary message, `None` where there is none."""
+    if len(message) <= _PREVIEW_HEAD.size or _PREVIEW_HEAD.unpack_from(message)[0] != _PREVIEW:
+        return None
+    return message[_PREVIEW_HEAD.size :]

@@ -44,8 +44,8 @@ _SLOT_OF: Mapping[str, str] = MappingProxyType(
     }
 )
 """Which slot a field of the request goes into."""
-_BY_VIEW = frozenset({"output_format", "output_compression"})
-"""Fields that need no slot: the server converts what it hands out."""
+_WITHOUT_SLOT = frozenset({"output_format", "output_compression", "partial_images"})
+"""Fields that need no slot: the server converts what it hands out, and shows what it is drawing."""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -232,7 +232,7 @@ class Model:
         """Describe the operator's own workflows."""
         each = self.workflows.values()
         slots = frozenset().union(*(workflow.slots for workflow in each))
-        fields = {name for name, slot in _SLOT_OF.items() if slot in slots and name in OPTIONAL_FIELDS} | _BY_VIEW
+        fields = {name for name, slot in _SLOT_OF.items() if slot in slots and name in OPTIONAL_FIELDS} | _WITHOUT_SLOT
         return ModelSpec(
             name=name,
             operations=frozenset(_operations(self.workflows)),
@@ -266,7 +266,7 @@ def _operations(tasks: Mapping[str, Workflow]) -> Iterator[Operation]:
 def _unplaced(request: ImageRequest, workflow: Workflow) -> Iterator[str]:
     """Name what the caller said and no slot takes, as the caller spells it."""
     for name, slot in _SLOT_OF.items():
-        if name not in _BY_VIEW and getattr(request, name) is not None and slot not in workflow.slots:
+        if name not in _WITHOUT_SLOT and getattr(request, name) is not None and slot not in workflow.slots:
             yield name
     if not {"width", "height"} <= workflow.slots:
         yield from (name for name in ("size", "aspect_ratio") if getattr(request, name) not in {None, "auto"})

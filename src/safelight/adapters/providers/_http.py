@@ -33,6 +33,9 @@ _PIECE_BYTES = 64 * 1024
 SMALL_ANSWER_BYTES = 64 * 1024
 """An answer of up to this length is read in one go: cheaper, and small enough to hold."""
 
+_HEARTBEAT_S = 30.0
+"""So often a WebSocket is tried, so that a peer that vanished is found out."""
+
 _BASE_HEADERS = {
     "User-Agent": "safelight",
     "Accept": "application/json",
@@ -195,6 +198,20 @@ class ProviderHttp:
                 return await self._read_answer(response, call.workspace)
         except _WIRE_FAULTS as exc:
             _raise_if_ours(exc)
+            raise _unavailable(exc) from exc
+
+    async def listen(self, call: Call, url: URL) -> AsyncGenerator[str | bytes]:
+        """Open a WebSocket and give what comes, until the other side closes it. It costs nothing."""
+        sent = self._headers(call, None, None)
+        try:
+            async with self._pooled.ws_connect(url, headers=sent, heartbeat=_HEARTBEAT_S) as socket:
+                async for message in socket:
+                    if message.type in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
+                        yield message.data
+        except aiohttp.WSServerHandshakeError as exc:
+            refusal = Refusal(status=exc.status, headers=exc.headers or {}, body=b"")
+            raise classify(refusal, self._dialect.errors, secret=call.key.value) from exc
+        except _WIRE_FAULTS as exc:
             raise _unavailable(exc) from exc
 
     def refusal_in(self, answer: Answer, call: Call, *, status: int) -> ProviderError:

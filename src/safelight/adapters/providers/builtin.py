@@ -45,12 +45,16 @@ DEFAULT_SIZE = Dimensions(width=1024, height=1024)
 MIN_SIDE = 16
 THREADS = 4
 _INSETS = 5
+_COARSEST = 64
+"""So many pixels a side has the grain of the first preview; each next one is twice as fine."""
 _FORMATS: Mapping[str, _sketch.OutputFormat] = MappingProxyType({"png": "png", "jpeg": "jpeg", "webp": "webp"})
 
 _SKETCH = ModelSpec(
     name="sketch",
     operations=frozenset(Operation),
-    fields=frozenset({"size", "quality", "background", "output_format", "output_compression", "seed"}),
+    fields=frozenset(
+        {"size", "quality", "background", "output_format", "output_compression", "partial_images", "seed"}
+    ),
     pixel_rule=PixelRule(min_side=MIN_SIDE, max_side=MAX_SIDE),
     qualities=frozenset({"auto", "low", "medium", "high"}),
     formats=frozenset(_FORMATS),
@@ -106,12 +110,18 @@ class _Drawing:
     seed: int
     sources: tuple[bytes, ...] = ()
     mask: bytes | None = None
+    grain: int = 1
+    """Of more than a pixel in a preview."""
 
     def render(self) -> bytes:
         """Draw and encode: a second or less of one core. Raises `ProviderRejected` for inputs that cannot be read."""
         request = self.request
+        picture = self._picture()
+        if self.grain > 1:
+            coarse = picture.resize((max(1, picture.width // self.grain), max(1, picture.height // self.grain)))
+            picture = coarse.resize(picture.size, Image.Resampling.NEAREST)
         return _sketch.encode(
-            self._picture(),
+            picture,
             output_format=_FORMATS[request.output_format or "png"],
             compression=request.output_compression,
         )
@@ -206,7 +216,7 @@ class Builtin(BaseProvider):
             raise _busy(retry_after_s=0.2)
         match _timed(call.model):
             case ("slow", seconds):
-                await sleep(seconds)
+                return await self._draw(call, seconds)
             case ("handle", seconds):
                 return self._accept(call, seconds)
             case None if self.spec(call.model) is None:
@@ -232,7 +242,7 @@ class Builtin(BaseProvider):
         """Let the drawings that have begun end on their own."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _draw(self, call: Call) -> Finished:
+    async def _draw(self, call: Call, seconds: int = 0) -> Finished:
         request = call.request
         drawing = _Drawing(
             request=request,
@@ -241,6 +251,7 @@ class Builtin(BaseProvider):
             sources=tuple([await _content(call, image.image) for image in request.images]),
             mask=await _content(call, request.mask.image) if request.mask else None,
         )
+        await self._develop(call, drawing, seconds)
         pictures = [await self._picture(call, replace(drawing, seed=drawing.seed + place)) for place in range(call.n)]
         return Finished(
             pictures=tuple(pictures),
@@ -252,6 +263,17 @@ class Builtin(BaseProvider):
             cost_micros=0,
             charged=Charged.NO,
         )
+
+    async def _develop(self, call: Call, drawing: _Drawing, seconds: int) -> None:
+        """Dawdle, and show meanwhile what the first picture will be, from coarse to fine."""
+        wanted = call.request.partial_images or 0
+        steps = max(seconds, wanted)
+        for step in range(1, steps + 1):
+            await sleep(seconds / steps)
+            await call.report.progress(step / steps)
+            for number in range((step - 1) * wanted // steps, step * wanted // steps):
+                shown = await self._picture(call, replace(drawing, grain=_COARSEST >> number))
+                await call.report.preview(shown.image)
 
     async def _picture(self, call: Call, drawing: _Drawing) -> StoredPicture:
         content = await get_running_loop().run_in_executor(self._threads, drawing.render)

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from PIL import Image, ImageChops
 
-from safelight.adapters.providers._answer import Answer
+from safelight.adapters.providers._answer import Answer, store_picture
 from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule, always
 from safelight.adapters.providers._body import HeldPart, Part, form_body, json_body
 from safelight.adapters.providers._catalogue import load_catalogue
@@ -29,12 +29,14 @@ from safelight.adapters.providers._comfyui_answers import (
     File,
     HistoryEntry,
     Job,
+    Message,
     Queue,
     Queued,
     State,
     Uploaded,
     check_nodes,
     files_of,
+    preview_in,
     read_refusal,
 )
 from safelight.adapters.providers._comfyui_workflow import (
@@ -60,6 +62,7 @@ from safelight.application.ports import Accepted, Call, Failed, Finished, Runnin
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ConfigurationError,
+    InvalidRequest,
     ProviderError,
     ProviderProtocolError,
     ProviderRejected,
@@ -71,6 +74,7 @@ from safelight.domain.money import Charged
 log = structlog.get_logger(__name__)
 
 _LEAST_PAUSE_S = 0.5
+_LISTEN_AGAIN_S = 2.0
 _QUALITY = 90
 """Of JPEG and WebP, as the server has it."""
 _NAMESPACE = uuid.UUID("6f6d3f9a-3c1e-4d52-9a53-0b7e9f5c2d11")
@@ -176,9 +180,9 @@ class ComfyUI(BaseProvider):
         if (refusal := model.refusal(call.request)) is not None:
             raise refusal
         workflow = model.workflow(call.request)
-        prompt_id = str(uuid.uuid5(_NAMESPACE, call.token))
+        prompt_id = _prompt_id(call)
         values = {**model.values(call, prompt_id), **await self._inputs(call)}
-        body = json_body({"prompt": workflow.filled(values), "prompt_id": prompt_id})
+        body = json_body({"prompt": workflow.filled(values), "prompt_id": prompt_id, "client_id": prompt_id})
         answer = await self._submits.buy(call, self._submits.url("prompt"), body)
         queued = answer.read(Queued)
         check_nodes(queued, workflow.output, answer)
@@ -221,6 +225,30 @@ class ComfyUI(BaseProvider):
             case None:
                 log.warning("unknown_job_status", provider="comfyui", status=job.status[:80])
         return Running(poll_after_s=pause_s(self._now() - run.accepted_at, least_s=_LEAST_PAUSE_S))
+
+    watchable = True
+
+    async def watch(self, call: Call) -> float | None:
+        """Hear of a run's steps over a WebSocket, and see what its sampler shows."""
+        ours = _prompt_id(call)
+        running: Any = None
+        async with contextlib.aclosing(
+            self._questions.listen(call, self._questions.url(f"ws?clientId={ours}"))
+        ) as messages:
+            async for message in messages:
+                if isinstance(message, bytes):
+                    if running == ours:  # what a run shows that names no client, everybody gets to see
+                        await _show(message, call)
+                    continue
+                said = _read_message(message)
+                running = said.data.prompt_id or running
+                if said.data.prompt_id != ours:
+                    continue
+                if said.over:
+                    return None
+                if said.share is not None:
+                    await call.report.progress(said.share)
+        return _LISTEN_AGAIN_S
 
     async def cancel(self, handle: str, call: Call) -> bool:
         """Take a run out of the queue, or stop it."""
@@ -318,6 +346,30 @@ class ComfyUI(BaseProvider):
     async def _free(self, call: Call) -> None:
         with contextlib.suppress(ProviderError):
             await self._tell(call, "free", {"unload_models": True, "free_memory": True})
+
+
+def _prompt_id(call: Call) -> str:
+    """Name a run, and with it who listens to it, so that any process can ask for it."""
+    return str(uuid.uuid5(_NAMESPACE, call.token))
+
+
+def _read_message(text: str) -> Message:
+    """Read a message; what is of another shape says nothing."""
+    try:
+        return msgspec.json.decode(text, type=Message)
+    except msgspec.DecodeError:
+        return Message()
+
+
+async def _show(message: bytes, call: Call) -> None:
+    content = preview_in(message)
+    if content is not None and call.report.wants_preview:
+        try:
+            shown = await store_picture(call.workspace, content)
+        except InvalidRequest as exc:
+            log.info("preview_unreadable", error=exc.message)
+        else:
+            await call.report.preview(shown)
 
 
 def _ruled(spec: ModelSpec) -> ModelSpec:

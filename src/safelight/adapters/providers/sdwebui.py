@@ -32,7 +32,7 @@ from safelight.adapters.providers._local import (
 from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import given, via_of
 from safelight.adapters.providers._rules import edits_inpaint
-from safelight.application.ports import Call, Finished, Running
+from safelight.application.ports import Call, Finished
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
     ConfigurationError,
@@ -48,7 +48,7 @@ CURRENT = "current"
 """The model that stands for whatever checkpoint the server has loaded."""
 _NAMESPACE = uuid.UUID("0c5b52d7-9d0e-4f57-8a6a-93f2d7a1c0be")
 _NO_SUCH_ROUTE = frozenset({404, 405})
-_ASK_AGAIN_S = 1.0
+_LOOK_AGAIN_S = 1.0
 _STEPS: Mapping[str, int] = MappingProxyType({"low": 12, "medium": 20, "standard": 20, "high": 40, "hd": 40})
 _GUARDED = frozenset(
     {
@@ -160,6 +160,7 @@ class _Info(msgspec.Struct):
 class _Progress(msgspec.Struct):
     active: bool = False
     progress: float | None = None
+    live_preview: str | None = None
 
 
 class SDWebUI(BaseProvider):
@@ -175,6 +176,8 @@ class SDWebUI(BaseProvider):
         # The server draws one at a time, and its queue is our open requests: who waits there runs out of time, is
         # drawn all the same, and asks again. So the queue is here.
         self._turn = asyncio.Lock()
+        self._drawing: str | None = None
+        """The token of the call whose turn it is."""
 
     def _refusal(self, request: ImageRequest) -> UnsupportedFeature | None:
         if request.style is not None and request.style not in self._options.styles:
@@ -197,6 +200,7 @@ class SDWebUI(BaseProvider):
         route = "txt2img" if call.request.operation is Operation.GENERATION else "img2img"
         fields, body = await self._body(call)
         async with self._turn:
+            self._drawing = call.token
             answer = await self._http.buy(call, self._http.url(f"sdapi/v1/{route}"), body)
         return await self._finished(answer, fields, call)
 
@@ -278,18 +282,33 @@ class SDWebUI(BaseProvider):
             via=via_of(call.request),
         )
 
-    async def progress(self, call: Call) -> Running | None:
-        """Ask from beside it how far a drawing is; `None` while it is not at work. SD.Next cannot tell."""
-        url = self._http.url("internal/progress")
-        body = json_body({"id_task": _task_id(call), "id_live_preview": -1, "live_preview": False})
+    watchable = True
+
+    async def watch(self, call: Call) -> float | None:
+        """Ask from beside it how far a drawing is, and how it looks by now."""
+        if self._drawing != call.token:
+            return _LOOK_AGAIN_S
+        answer = await self._look(call, picture=call.report.wants_preview)
+        if answer is None:
+            return None
+        said = answer.read(_Progress)
+        if said.progress is not None and said.active:
+            await call.report.progress(said.progress)
+        if said.live_preview:
+            at_work = min(call.n - 1, int((said.progress or 0.0) * call.n))  # it draws them one after another
+            shown = await answer.picture(said.live_preview)
+            await call.report.preview(shown.image, index=at_work)
+        return _LOOK_AGAIN_S
+
+    async def _look(self, call: Call, *, picture: bool = False) -> Answer | None:
+        """Ask how the call's own drawing stands; `None` where the server cannot tell, as SD.Next."""
+        said = {"id_task": _task_id(call), "id_live_preview": -1, "live_preview": picture}
         try:
-            answer = await self._http.ask(call, url, method="POST", body=body)
+            return await self._http.ask(call, self._http.url("internal/progress"), method="POST", body=json_body(said))
         except ProviderError as exc:
             if exc.status in _NO_SUCH_ROUTE:
                 return None
             raise
-        said = answer.read(_Progress)
-        return Running(poll_after_s=_ASK_AGAIN_S, progress=said.progress) if said.active else None
 
     async def cancel(self, handle: str, call: Call) -> bool:
         """Stop the call's own drawing, wherever it was begun; there are no handles. One that waits cannot be stopped.
@@ -297,7 +316,8 @@ class SDWebUI(BaseProvider):
         An interrupt stops whatever runs, so it is sent only while the server names our task.
         """
         del handle
-        if await self.progress(call) is None:
+        answer = await self._look(call)
+        if answer is None or not answer.read(_Progress).active:
             return False
         await self._http.ask(call, self._http.url("sdapi/v1/interrupt"), method="POST")
         return True
