@@ -3,11 +3,22 @@
 import ipaddress
 import os
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import to_json
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -29,6 +40,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Role(StrEnum):
+    """What a process of several does."""
+
+    ALL = "all"
+    API = "api"
+    WORKER = "worker"
+
+
 class ServerSettings(_Section):
     """Where the gateway listens and what it takes."""
 
@@ -41,6 +60,7 @@ class ServerSettings(_Section):
     max_image: ByteSize = Field(ByteSize(50_000_000), gt=0, description="Largest input image.")
     max_pixels: int = Field(64_000_000, gt=0, description="Most pixels of an input image.")
     body_timeout: Seconds = Field(60, description="Seconds that a client may pause within a request body.")
+    role: Role = Field(Role.ALL, description="What this process does: all, only the api, or only the jobs (worker).")
     unprotected: bool = Field(False, description="Allow listening beyond loopback although nobody is asked for a key.")
 
     @property
@@ -56,8 +76,29 @@ class StorageSettings(_Section):
     """Where jobs and images are kept."""
 
     data_dir: Path = Field(Path(".safelight"), description="Folder of the database and the images.")
-    database_url: None = _NOT_YET
+    database_url: SecretStr | None = Field(
+        None,
+        description="Postgres that several processes share, postgresql://…; without it, a file in the data folder.",
+    )
+    connections: int = Field(
+        10, gt=1, description="Most connections of one process to Postgres, besides the listening one."
+    )
     blob_url: None = _NOT_YET
+
+    @property
+    def shown_database_url(self) -> str | None:
+        """Where the database is, without who may use it."""
+        if self.database_url is None:
+            return None
+        url = urlsplit(self.database_url.get_secret_value())
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return url
 
 
 class JobSettings(_Section):
@@ -71,6 +112,9 @@ class JobSettings(_Section):
     )
     shutdown_grace: float = Field(30, ge=0, description="Seconds that running calls get at a shutdown.")
     deadline: int = Field(86_400, gt=0, description="Seconds after which a job that has not ended fails.")
+    lease: float = Field(
+        15, ge=1, description="Seconds after which a worker that is not heard of loses its jobs to others."
+    )
     sweep_interval: Seconds = Field(30, description="Seconds between two sweeps of expired jobs.")
     max_output_image: ByteSize = Field(ByteSize(256_000_000), gt=0, description="Largest image taken from a provider.")
 

@@ -12,7 +12,6 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from safelight.adapters.data_dir import acquire
 from safelight.config import Settings
 from safelight.domain.errors import ConfigurationError
 from safelight.http_protocol import HttpProtocol
@@ -105,7 +104,7 @@ async def embedded(settings: Settings, *, waiting: Callable[[float], None]) -> A
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings, address: str) -> AsyncIterator[Gateway]:
-    gateway = await open_gateway(settings, acquire(settings.storage.data_dir, address=address))
+    gateway = await open_gateway(settings, address=address)
     try:
         await gateway.start()
         _spare_the_collector()

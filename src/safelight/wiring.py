@@ -12,10 +12,7 @@ from typing import Any
 
 import structlog
 
-from safelight.adapters.bell import LocalBell
-from safelight.adapters.blobs.local import LocalBlobStore
-from safelight.adapters.clock import SystemClock
-from safelight.adapters.data_dir import DataDir, database_of
+from safelight.adapters.data_dir import database_of
 from safelight.adapters.fetch import HttpPictureFetcher
 from safelight.adapters.images import JobWorkspace
 from safelight.adapters.providers._base import ProviderModule, ProviderSettings
@@ -23,14 +20,11 @@ from safelight.adapters.providers._catalogue import read_price
 from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import load_providers
 from safelight.adapters.secret_box import AesGcmBox
-from safelight.adapters.sql.jobs import SqlJobStore
-from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.inspection import SqliteInspection
-from safelight.adapters.sqlite.queue import SqliteQueue
-from safelight.adapters.sqlite.recent import RecentJobs
 from safelight.api.admin import AdminDoor
 from safelight.api.app import Api
 from safelight.api.links import Links
+from safelight.api.service import probe_routes
 from safelight.api.services import ApiLimits, Services
 from safelight.application.advance import Advance, ProviderEntry
 from safelight.application.estimate import Estimate
@@ -40,18 +34,18 @@ from safelight.application.read import Read
 from safelight.application.report import Watchers
 from safelight.application.submit import Submit
 from safelight.application.sweep import Sweep
-from safelight.config import KeySettings, ProviderEntrySettings, Settings
+from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings
 from safelight.domain.breaker import BreakerPolicy
 from safelight.domain.errors import ConfigurationError, StorageError
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.price import Price
 from safelight.domain.schedule import RetryPolicy
+from safelight.storage import Storage, open_storage
 
 log = structlog.get_logger(__name__)
 
 BUILTIN = "builtin"
 _ORPHANS_EVERY = timedelta(hours=6)
-_UNKNOWN_LANE_SLOTS = 16
 _MOST_OUTPUT_PIXELS = 1_000_000_000
 
 
@@ -194,40 +188,41 @@ def _renewed(entry: ProviderEntry, said: ProviderEntrySettings, name: str) -> Pr
     return entry.with_keys(keys)
 
 
-async def open_gateway(settings: Settings, data_dir: DataDir) -> "Gateway":
-    """Make a gateway, not started yet; on a failure nothing stays open. Raises as `Gateway` does."""
+async def open_gateway(settings: Settings, *, address: str | None = None) -> "Gateway":
+    """Make a gateway, not started yet; on a failure nothing stays open. `address` is where it answers.
+
+    Raises `ConfigurationError`, `StorageError`, `DataDirInUse`.
+    """
     sessions = open_sessions()
     try:
-        return Gateway(settings, data_dir, sessions)
+        providers = open_providers(settings, sessions)
+        lanes = {name: entry.concurrency for name, entry in providers.items()}
+        return Gateway(settings, await open_storage(settings, lanes, address=address), providers, sessions)
     except BaseException:
         await sessions.close()
-        data_dir.release()
         raise
 
 
 class Gateway:
-    """A whole gateway on a data folder: `start`, serve `app`, `drain`, `close`."""
+    """A whole gateway, or the part of it that its role names: `start`, serve `app`, `drain`, `close`."""
 
-    def __init__(self, settings: Settings, data_dir: DataDir, sessions: HttpSessions | None = None) -> None:
-        """Open the database; raises `ConfigurationError`, `StorageError`. Needs a running loop."""
+    def __init__(
+        self,
+        settings: Settings,
+        storage: Storage,
+        providers: dict[ProviderName, ProviderEntry],
+        sessions: HttpSessions,
+    ) -> None:
+        """All that it is handed is closed by `close`."""
         self._settings = settings
-        self._data_dir = data_dir
-        self._clock = SystemClock()
-        self._bell = LocalBell()
-        self._sessions = sessions or open_sessions()
-        self._providers = open_providers(settings, self._sessions)
+        self._storage = storage
+        self._providers = providers
+        self._sessions = sessions
+        self._clock, self._bell = storage.clock, storage.bell
+        self._store, self._queue, self._blobs = storage.jobs, storage.queue, storage.blobs
         self._keys = KeyPool()
         self._watchers = Watchers()
-        self._blobs = LocalBlobStore(data_dir.blobs)
-        self._database = SqliteDatabase(data_dir.database)
-        self._store = SqlJobStore(self._database, memory=RecentJobs(), ring=self._bell.ring)
-        self._queue = SqliteQueue(
-            self._store,
-            concurrency=settings.jobs.concurrency,
-            lane_slots=self._lane_slots,
-            now=self._clock.now,
-        )
-        self.secret_box = AesGcmBox(settings.auth.encryption_keys or [data_dir.encryption_key()])
+        self.secret_box = AesGcmBox(storage.encryption_keys)
         self._accepting = True
         self._tasks: list[asyncio.Task[None]] = []
         self._engine: asyncio.Task[None] | None = None
@@ -238,10 +233,6 @@ class Gateway:
 
     def _ports(self) -> dict[ProviderName, Provider]:
         return {name: entry.provider for name, entry in self._providers.items()}
-
-    def _lane_slots(self, lane: ProviderName) -> int:
-        entry = self._providers.get(lane)
-        return entry.concurrency if entry else _UNKNOWN_LANE_SLOTS
 
     def workspace(self, job_id: JobId) -> JobWorkspace:
         """A job's images from providers."""
@@ -283,8 +274,13 @@ class Gateway:
                 ),
                 admin=_admin_door(self._settings),
                 ready=self._check_ready,
-            )
+            ),
+            routes=probe_routes() if self._settings.server.role is Role.WORKER else None,
         )
+        if self._settings.server.role is not Role.API:
+            self._work()
+
+    def _work(self) -> None:
         self._fetcher = HttpPictureFetcher()
         self._engine = asyncio.create_task(self._queue.run(self._advance(self._fetcher).step))
         self._tasks = [asyncio.create_task(self._sweep_for_ever())]
@@ -349,7 +345,7 @@ class Gateway:
         self._bell.silence()
 
     async def close(self) -> None:
-        """Stop everything and let go of the data folder."""
+        """Stop everything and let go of it."""
         tasks = [task for task in (self._engine, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -361,6 +357,4 @@ class Gateway:
         if self._fetcher is not None:
             await self._fetcher.close()
         await self._sessions.close()
-        await self._database.close()
-        await self._blobs.close()
-        self._data_dir.release()
+        await self._storage.close()

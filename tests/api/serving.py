@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from safelight.adapters.data_dir import acquire
 from safelight.config import Settings, load
 from safelight.server import _Server, address_of, listen
 from safelight.wiring import Gateway, open_gateway
@@ -108,7 +107,7 @@ class ServedGateway:
 
     async def _serve(self, listener: socket.socket) -> None:
         address = address_of(listener)
-        self.gateway = await open_gateway(self.settings, acquire(self.settings.storage.data_dir, address=address))
+        self.gateway = await open_gateway(self.settings, address=address)
         try:
             await self.gateway.start()
             self._server = server = _Server(self.gateway, started=lambda: self._started.set_result(address))

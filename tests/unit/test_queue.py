@@ -178,17 +178,17 @@ async def test_a_waiting_job_knows_how_many_are_handed_out_before_it() -> None:
     other = replace(job(), id=JobId("other"), lane=B)
     for waiting in (*jobs, other):
         queue.wake(waiting.id, lane=waiting.lane, at=now())
-    assert [queue.position(waiting) for waiting in (*jobs, other)] == [0, 1, 2, 0]
+    assert [await queue.position(waiting) for waiting in (*jobs, other)] == [0, 1, 2, 0]
     async with running(queue, runner):
         assert {await runner.started.get(), await runner.started.get()} == {jobs[0].id, other.id}
-        assert [queue.position(waiting) for waiting in jobs] == [None, 0, 1]
+        assert [await queue.position(waiting) for waiting in jobs] == [None, 0, 1]
         runner.release("j0")
         assert await runner.started.get() == jobs[1].id
-        assert queue.position(jobs[2]) == 0
+        assert await queue.position(jobs[2]) == 0
         runner.release("j1", "j2")
     later = replace(job(), id=JobId("later"), lane=A)
     queue.wake(later.id, lane=A, at=now() + timedelta(hours=1))
-    assert queue.position(later) is None
+    assert await queue.position(later) is None
 
 
 async def test_a_lane_that_never_runs_dry_does_not_starve_the_others() -> None:

@@ -100,10 +100,10 @@ async def test_the_ledger_is_read_with_the_job(desk: Desk) -> None:
 
 async def test_the_place_in_the_queue(desk: Desk) -> None:
     first, second = await desk.submitted(), await desk.submitted()
-    assert desk.read.queue_position(first) == 0
-    assert desk.read.queue_position(second) == 1
+    assert await desk.read.queue_position(first) == 0
+    assert await desk.read.queue_position(second) == 1
     await desk.store.start_attempt(first.id, started())
-    assert desk.read.queue_position(await desk.read.job(first.id)) is None
+    assert await desk.read.queue_position(await desk.read.job(first.id)) is None
 
 
 async def test_whoever_waits_is_told_of_the_end(desk: Desk) -> None:

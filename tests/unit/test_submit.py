@@ -28,7 +28,7 @@ class Wakes:
     def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
         self.heard.append((job_id, lane, at))
 
-    def position(self, job: Job) -> int | None:
+    async def position(self, job: Job) -> int | None:
         raise NotImplementedError
 
     async def run(self, handler: object) -> None:

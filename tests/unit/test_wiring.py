@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from safelight.adapters.data_dir import acquire
 from safelight.adapters.providers._http import open_sessions
 from safelight.application.advance import ProviderEntry
 from safelight.config import Settings, load
@@ -107,7 +106,7 @@ OPENAI = ProviderName("openai")
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    gateway = await open_gateway(settings(tmp_path, KEYS), acquire(tmp_path / "data", address="http://x"))
+    gateway = await open_gateway(settings(tmp_path, KEYS + f"storage: {{data_dir: {tmp_path / 'data'}}}"))
     yield gateway
     await gateway.close()
 

@@ -29,10 +29,14 @@ class LocalBell:
         future.add_done_callback(lambda done: self._forget(topic, done))
         return future
 
+    def ring_all(self) -> None:
+        """Wake everybody: something may have been committed that this process has not heard of."""
+        self.ring(*list(self._waiting))
+
     def silence(self) -> None:
         """Send everybody home, now and from now on: no job will end in this process any more."""
         self.silent = True
-        self.ring(*list(self._waiting))
+        self.ring_all()
 
     def _forget(self, topic: str, future: "asyncio.Future[None]") -> None:
         if waiting := self._waiting.get(topic):

@@ -31,10 +31,10 @@ _Methods = dict[str, Endpoint]
 class Api:
     """The ASGI application. Whoever starts the services also stops them."""
 
-    def __init__(self, services: Services) -> None:
-        """`services` is what the endpoints use."""
+    def __init__(self, services: Services, *, routes: Sequence[Route] | None = None) -> None:
+        """`services` is what the endpoints use; `routes` are all that there are, unless they are given."""
         self.services = services
-        self.routes = [
+        self.routes = routes or [
             *image_routes(),
             *file_routes(),
             *service_routes(),

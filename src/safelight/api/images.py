@@ -61,7 +61,7 @@ def _poll(operation: Operation) -> Endpoint:
         job = await services.read.job(JobId(job_id), operation)
         if job.status.terminal:
             return await _renderer(request).finished(job)
-        return running(job, headers=_POLL_AFTER, queue_position=services.read.queue_position(job))
+        return running(job, headers=_POLL_AFTER, queue_position=await services.read.queue_position(job))
 
     return poll
 

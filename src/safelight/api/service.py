@@ -1,6 +1,6 @@
 """What runs here and how it fares: models, liveness, readiness."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import date
 from typing import Any
 
@@ -16,15 +16,19 @@ _RULE_MEMBERS = ("multiple_of", "min_side", "max_side", "min_pixels", "max_pixel
 
 
 def service_routes() -> list[Route]:
-    """`/v1/models`, `/health` and `/ready`."""
-    routes = [
-        Route("/v1/models", _models, methods=["GET"]),
-        Route("/health", _health, methods=["GET"]),
-        Route("/ready", _ready, methods=["GET"]),
-    ]
-    for route in routes:
-        route.methods = {"GET"}
-    return routes
+    """`/v1/models`, and what `probe_routes` has."""
+    return [_get("/v1/models", _models), *probe_routes()]
+
+
+def probe_routes() -> list[Route]:
+    """`/health` and `/ready`: all that a process without an API answers."""
+    return [_get("/health", _health), _get("/ready", _ready)]
+
+
+def _get(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Route:
+    route = Route(path, endpoint, methods=["GET"])
+    route.methods = {"GET"}
+    return route
 
 
 async def _health(_: Request) -> Response:

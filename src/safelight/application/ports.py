@@ -153,7 +153,7 @@ class Queue(Protocol):
         """Tell of a job whose entry has been committed."""
         ...
 
-    def position(self, job: Job) -> int | None:
+    async def position(self, job: Job) -> int | None:
         """How many jobs of its lane are handed out before it; `None` when it does not wait, or is not in sight."""
         ...
 

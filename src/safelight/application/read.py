@@ -48,9 +48,9 @@ class Read:
             raise NotFound("file not found or expired")
         return found
 
-    def queue_position(self, job: Job) -> int | None:
+    async def queue_position(self, job: Job) -> int | None:
         """How many jobs of its lane start before it; `None` when it does not wait, or waits too far back to see."""
-        return self.queue.position(job) if job.status is JobStatus.PENDING else None
+        return await self.queue.position(job) if job.status is JobStatus.PENDING else None
 
     async def ended(self, job_id: JobId, *, timeout_s: float | None = None) -> Job:
         """Wait until a job has ended, at most `timeout_s` or until the gateway stops, and read it as it then is."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli import demo, doctor, images, jobs, serve, settings
+from safelight.cli import demo, doctor, images, jobs, migrate, serve, settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +36,7 @@ app.command()(images.edit)
 app.command()(images.vary)
 app.add_typer(jobs.app, name="jobs")
 app.command()(doctor.doctor)
+app.command()(migrate.migrate)
 app.command()(settings.settings)
 app.command()(demo.demo)
 

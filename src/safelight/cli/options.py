@@ -17,6 +17,12 @@ Config = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", "-d", help="Folder of the jobs and images. Otherwise the settings say.")
 ]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Postgres that several processes share. Others can see it here: better SAFELIGHT_STORAGE__DATABASE_URL."
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(
@@ -36,7 +42,7 @@ def gateway(url: str | None, data_dir: Path | None) -> str | None:
 
 def settings(config: Path | None, *, data_dir: Path | None = None, **sections: Mapping[str, Any]) -> Settings:
     """Read the settings with what the command line says above them. Raises `ConfigurationError`."""
-    said = {**sections, "storage": {"data_dir": data_dir}}
+    said = {**sections, "storage": {**sections.get("storage", {}), "data_dir": data_dir}}
     overrides = {
         name: values
         for name, section in said.items()

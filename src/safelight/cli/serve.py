@@ -9,7 +9,7 @@ import uvloop
 from safelight import logs, server
 from safelight.cli import options
 from safelight.cli.faults import explained
-from safelight.config import Settings
+from safelight.config import Role, Settings
 from safelight.wiring import enabled_providers, provider_modules
 
 
@@ -18,6 +18,8 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", "-p", help="Port to listen on; 0 takes a free one.")] = None,
     data_dir: options.DataDir = None,
+    database_url: options.DatabaseUrl = None,
+    role: Annotated[Role | None, typer.Option(help="What this process of several does.")] = None,
     log_format: Annotated[
         Literal["console", "json"] | None, typer.Option(help="For reading, or one JSON object a line.")
     ] = None,
@@ -36,7 +38,8 @@ def serve(
             return options.settings(
                 config,
                 data_dir=data_dir,
-                server={"host": host, "port": port},
+                storage={"database_url": database_url},
+                server={"host": host, "port": port, "role": role},
                 log={"format": log_format, "level": log_level},
             )
 
@@ -54,9 +57,18 @@ def _greeting(settings: Settings, address: str) -> str:
         f"Safelight listens on {address}",
         f"  version      {version('safelight')}",
         f"  docs         {address}/docs",
-        f"  data folder  {settings.storage.data_dir.absolute()}",
+        *_where(settings),
         f"  providers    {', '.join(enabled) or 'none'}",
     ]
     if off:
         lines.append(f"  not on       {len(off)} more: `safelight doctor` says how to switch them on")
     return "\n".join(lines)
+
+
+def _where(settings: Settings) -> list[str]:
+    """What keeps the jobs; of a database's URL nothing that is secret."""
+    folder = f"  data folder  {settings.storage.data_dir.absolute()}"
+    url = settings.storage.shown_database_url
+    return (
+        [folder] if url is None else [f"  database     {url}", f"  role         {settings.server.role.value}", folder]
+    )

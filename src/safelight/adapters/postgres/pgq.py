@@ -12,8 +12,6 @@ from pgqueuer.ports.driver import Driver, NotifyCallback
 
 from safelight.adapters.sql.database import Transaction
 
-TABLE = "pgqueuer"
-LOG_TABLE = "pgqueuer_log"
 CHANNEL = "ch_pgqueuer"
 
 
@@ -29,8 +27,8 @@ def settings() -> DBSettings:
         function="fn_pgqueuer_changed",
         statistics_table="pgqueuer_statistics",
         queue_status_type="pgqueuer_status",
-        queue_table=TABLE,
-        queue_table_log=LOG_TABLE,
+        queue_table="pgqueuer",
+        queue_table_log="pgqueuer_log",
         trigger="tg_pgqueuer_changed",
         schedules_table="pgqueuer_schedules",
         durability=Durability.balanced,

@@ -15,12 +15,18 @@ def migrate(connection: sqlite3.Connection) -> int:
 
     Raises `ConfigurationError` when the database was written by a newer release.
     """
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = schema_version(connection)
     refuse_newer(version, ENGINE)
     for number, text in migrations(ENGINE):
         if number > version:
             connection.executescript(f"BEGIN IMMEDIATE;\n{_dialect(text)}\nPRAGMA user_version = {number};\nCOMMIT;")
     return newest(ENGINE)
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """The number of a file's schema; 0 where there is none yet."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _dialect(text: str) -> str:

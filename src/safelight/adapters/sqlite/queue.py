@@ -101,7 +101,7 @@ class SqliteQueue:
         else:
             self._turned_away = True
 
-    def position(self, job: Job) -> int | None:
+    async def position(self, job: Job) -> int | None:
         """See `Queue.position`."""
         number, lane = self._numbers.get(job.id), self._lanes.get(job.lane)
         return None if number is None or lane is None else number - lane.handed_out

@@ -1,0 +1,50 @@
+"""Opens what the settings say jobs and images are kept in: this machine's folder, or a Postgres that many share."""
+
+from safelight.config import Role, Settings
+from safelight.domain.errors import ConfigurationError
+from safelight.storage.base import Lanes, Storage, WorkQueue
+from safelight.storage.embedded import migrate_embedded, open_embedded
+
+__all__ = ["Lanes", "Storage", "WorkQueue", "migrate_storage", "open_storage"]
+
+
+async def open_storage(settings: Settings, lanes: Lanes, *, address: str | None = None) -> Storage:
+    """Open it, with its schema up to date; on a failure nothing stays open.
+
+    `address` tells others where this process answers. Raises `ConfigurationError`, `StorageError`, `DataDirInUse`.
+    """
+    if settings.storage.database_url is not None:
+        require_postgres()
+        from safelight.storage.shared import open_shared  # noqa: PLC0415 - needs packages of an extra
+
+        return await open_shared(settings, lanes)
+    if settings.server.role is not Role.ALL:
+        raise ConfigurationError(
+            f"server.role is {settings.server.role.value}, but without storage.database_url one process does everything: "
+            "set it to a Postgres that all processes share, or leave the role out"
+        )
+    return open_embedded(settings, lanes, address=address)
+
+
+async def migrate_storage(settings: Settings) -> tuple[int, int]:
+    """Bring the schema up to date, and do no more; gives the numbers before and after.
+
+    Raises `ConfigurationError`, `StorageError`, `DataDirInUse`.
+    """
+    if settings.storage.database_url is None:
+        return migrate_embedded(settings)
+    require_postgres()
+    from safelight.adapters.postgres.migrate import migrate  # noqa: PLC0415 - needs packages of an extra
+
+    return await migrate(settings.storage.database_url.get_secret_value())
+
+
+def require_postgres() -> None:
+    """Raise `ConfigurationError` where the packages for Postgres are missing."""
+    try:
+        import asyncpg  # noqa: F401, PLC0415 - of an extra
+        import pgqueuer  # noqa: F401, PLC0415 - as above
+    except ImportError as error:
+        raise ConfigurationError(
+            f"storage.database_url needs the package {error.name}: pip install 'safelight[postgres]'"
+        ) from error
