@@ -61,6 +61,7 @@ class ServerSettings(_Section):
     max_pixels: int = Field(64_000_000, gt=0, description="Most pixels of an input image.")
     body_timeout: Seconds = Field(60, description="Seconds that a client may pause within a request body.")
     role: Role = Field(Role.ALL, description="What this process does: all, only the api, or only the jobs (worker).")
+    protect_metrics: bool = Field(False, description="Whether /metrics asks for the admin key, as /api does.")
     unprotected: bool = Field(False, description="Allow listening beyond loopback although nobody is asked for a key.")
 
     @property
@@ -209,6 +210,10 @@ class LogSettings(_Section):
 
     format: Literal["console", "json"] = Field("console", description="One JSON object a line, or for reading.")
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    access: Literal["all", "changes", "none"] = Field(
+        "changes", description="Requests that get a line; changes leaves out reads that went well within a second."
+    )
+    prompts: bool = Field(False, description="Whether prompts are logged.")
 
 
 class Settings(BaseSettings):

@@ -9,6 +9,12 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from safelight.application.observer import Deaf
+from safelight.domain.job import Job
+from safelight.log_context import add_context
+
+log = structlog.get_logger(__name__)
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -19,6 +25,7 @@ def configure(*, style: Literal["console", "json"], level: str) -> None:
     """
     least = logging.getLevelNamesMapping()[level.upper()]
     stamps: list[Processor] = [
+        add_context,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -31,6 +38,19 @@ def configure(*, style: Literal["console", "json"], level: str) -> None:
         cache_logger_on_first_use=True,
     )
     _take_over_libraries(max(least, logging.WARNING))
+
+
+class JobLog(Deaf):
+    """Writes down what was accepted; `Advance` writes down what became of it."""
+
+    def __init__(self, *, prompts: bool) -> None:
+        """`prompts`: whether the operator asked for them; they may say what is nobody's business."""
+        self._prompts = prompts
+
+    def submitted(self, job: Job) -> None:
+        """See `Observer.submitted`."""
+        prompt = {"prompt": job.request.prompt} if self._prompts else {}
+        log.info("job_submitted", job_id=job.id, type=job.operation.value, model=str(job.request.target), **prompt)
 
 
 class _Unfailing:

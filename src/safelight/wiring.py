@@ -7,29 +7,37 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from safelight.adapters.blobs.timed import TimedBlobStore
 from safelight.adapters.data_dir import database_of
 from safelight.adapters.fetch import HttpPictureFetcher
 from safelight.adapters.images import JobWorkspace
+from safelight.adapters.metrics import Metrics
 from safelight.adapters.providers._base import ProviderModule, ProviderSettings
 from safelight.adapters.providers._catalogue import read_price
 from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import load_providers
 from safelight.adapters.secret_box import AesGcmBox
+from safelight.adapters.sql.counts import SqlCounts
 from safelight.adapters.sqlite.inspection import SqliteInspection
+from safelight.api.access import Access, AccessLog
 from safelight.api.admin import AdminDoor
 from safelight.api.app import Api
 from safelight.api.links import Links
+from safelight.api.metrics import metrics_routes
 from safelight.api.service import probe_routes
-from safelight.api.services import ApiLimits, Services
+from safelight.api.services import ApiLimits, MetricsPage, Services
 from safelight.application.advance import Advance, ProviderEntry
 from safelight.application.estimate import Estimate
 from safelight.application.key_pool import KeyEntry, KeyPool
+from safelight.application.observer import Observers
 from safelight.application.ports import Provider, ProviderKey
+from safelight.application.queue_state import ReadQueue
 from safelight.application.read import Read
 from safelight.application.report import Watchers
 from safelight.application.submit import Submit
@@ -40,6 +48,7 @@ from safelight.domain.errors import ConfigurationError, StorageError
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.price import Price
 from safelight.domain.schedule import RetryPolicy
+from safelight.logs import JobLog
 from safelight.storage import Storage, open_storage
 
 log = structlog.get_logger(__name__)
@@ -197,7 +206,9 @@ async def open_gateway(settings: Settings, *, address: str | None = None) -> "Ga
     try:
         providers = open_providers(settings, sessions)
         lanes = {name: entry.concurrency for name, entry in providers.items()}
-        return Gateway(settings, await open_storage(settings, lanes, address=address), providers, sessions)
+        metrics = Metrics({name: entry.provider for name, entry in providers.items()})
+        storage = await open_storage(settings, lanes, address=address, timed=metrics.stored)
+        return Gateway(settings, storage, providers, sessions, metrics)
     except BaseException:
         await sessions.close()
         raise
@@ -212,6 +223,7 @@ class Gateway:
         storage: Storage,
         providers: dict[ProviderName, ProviderEntry],
         sessions: HttpSessions,
+        metrics: Metrics,
     ) -> None:
         """All that it is handed is closed by `close`."""
         self._settings = settings
@@ -219,16 +231,21 @@ class Gateway:
         self._providers = providers
         self._sessions = sessions
         self._clock, self._bell = storage.clock, storage.bell
-        self._store, self._queue, self._blobs = storage.jobs, storage.queue, storage.blobs
+        self._store, self._queue = storage.jobs, storage.queue
+        self._blobs = TimedBlobStore(storage.blobs, metrics.blob)
+        self._metrics = metrics
+        self._observer = Observers([JobLog(prompts=settings.log.prompts), metrics])
         self._keys = KeyPool()
         self._watchers = Watchers()
         self.secret_box = AesGcmBox(storage.encryption_keys)
         self._accepting = True
         self._tasks: list[asyncio.Task[None]] = []
         self._engine: asyncio.Task[None] | None = None
-        self._fetcher: HttpPictureFetcher | None = None
+        self._fetcher = HttpPictureFetcher()
         self.read = Read(store=self._store, queue=self._queue, bell=self._bell, clock=self._clock)
-        self.submit = Submit(store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock)
+        self.submit = Submit(
+            store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock, observer=self._observer
+        )
         self.app: Api
 
     def _ports(self) -> dict[ProviderName, Provider]:
@@ -255,7 +272,9 @@ class Gateway:
         """Make the application; take up the jobs that an earlier process left."""
         warn_of_endings(self._ports(), self._clock.now().date())
         secret = await self._store.fact("link_secret", secrets.token_bytes(32))
-        server, jobs = self._settings.server, self._settings.jobs
+        server, jobs, told = self._settings.server, self._settings.jobs, self._settings.log
+        advance = self._advance()
+        queue = ReadQueue(counts=SqlCounts(self._storage.database), advance=advance, clock=self._clock)
         self.app = Api(
             Services(
                 submit=self.submit,
@@ -273,28 +292,28 @@ class Gateway:
                     max_result_ttl_s=jobs.max_result_ttl,
                 ),
                 admin=_admin_door(self._settings),
+                metrics=MetricsPage(page=partial(self._metrics.page, queue.state), protected=server.protect_metrics),
+                access=Access(served=self._metrics.served, kept=AccessLog(told.access)),
                 ready=self._check_ready,
             ),
-            routes=probe_routes() if self._settings.server.role is Role.WORKER else None,
+            routes=[*probe_routes(), *metrics_routes()] if server.role is Role.WORKER else None,
         )
-        if self._settings.server.role is not Role.API:
-            self._work()
+        self._tasks = [asyncio.create_task(self._metrics.watch_the_loop())]
+        if server.role is not Role.API:
+            self._engine = asyncio.create_task(self._queue.run(advance.step))
+            self._tasks.append(asyncio.create_task(self._sweep_for_ever()))
 
-    def _work(self) -> None:
-        self._fetcher = HttpPictureFetcher()
-        self._engine = asyncio.create_task(self._queue.run(self._advance(self._fetcher).step))
-        self._tasks = [asyncio.create_task(self._sweep_for_ever())]
-
-    def _advance(self, fetcher: HttpPictureFetcher) -> Advance:
+    def _advance(self) -> Advance:
         return Advance(
             store=self._store,
             providers=self._providers,
             workspace=self.workspace,
-            fetcher=fetcher,
+            fetcher=self._fetcher,
             clock=self._clock,
             on_unknown=self._settings.jobs.on_unknown,
             keys=self._keys,
             watchers=self._watchers,
+            observer=self._observer,
         )
 
     def reload_keys(self, settings: Settings) -> None:
@@ -322,6 +341,7 @@ class Gateway:
             blobs=self._blobs,
             clock=self._clock,
             deadline=timedelta(seconds=self._settings.jobs.deadline),
+            observer=self._observer,
         )
         orphans_at = self._clock.now()
         while True:
@@ -354,7 +374,6 @@ class Gateway:
         for entry in self._providers.values():
             with contextlib.suppress(Exception):
                 await entry.provider.close()
-        if self._fetcher is not None:
-            await self._fetcher.close()
+        await self._fetcher.close()
         await self._sessions.close()
         await self._storage.close()

@@ -21,6 +21,7 @@ from safelight.api.errors import error_response
 from safelight.api.estimate import estimate_routes
 from safelight.api.files import file_routes
 from safelight.api.images import image_routes
+from safelight.api.metrics import metrics_routes
 from safelight.api.service import service_routes
 from safelight.api.services import Services
 
@@ -34,11 +35,13 @@ class Api:
     def __init__(self, services: Services, *, routes: Sequence[Route] | None = None) -> None:
         """`services` is what the endpoints use; `routes` are all that there are, unless they are given."""
         self.services = services
+        self._access = services.access
         self.routes = routes or [
             *image_routes(),
             *file_routes(),
             *service_routes(),
             *estimate_routes(),
+            *metrics_routes(),
             *docs_routes(),
             *console_routes(),
         ]
@@ -48,11 +51,16 @@ class Api:
         """Answer one request."""
         scope["app"] = self
         request = Request(scope, receive)
+        begun, status = self._access.begins(scope), 500
         try:
-            response = await self._table.endpoint(scope)(request)
-        except Exception as error:  # noqa: BLE001 - each gets its answer, whatever it is
-            response = error_response(request, error)
-        await response(scope, receive, send)
+            try:
+                response = await self._table.endpoint(scope)(request)
+            except Exception as error:  # noqa: BLE001 - each gets its answer, whatever it is
+                response = error_response(request, error)
+            status = response.status_code
+            await response(scope, receive, send)
+        finally:
+            self._access.ended(scope, status, begun)
 
 
 class RouteTable:
@@ -61,7 +69,7 @@ class RouteTable:
     def __init__(self, routes: Sequence[Route]) -> None:
         """The order of the routes does not matter: none of them hides another."""
         self._exact: dict[str, _Methods] = {}
-        self._by_parent: dict[str, tuple[str, _Methods]] = {}
+        self._by_parent: dict[str, tuple[str, _Methods, str]] = {}
         self._others: dict[str, tuple[Route, _Methods]] = {}
         for route in routes:
             self._methods_of(route).update(dict.fromkeys(route.methods or (), _asynchronous(route.endpoint)))
@@ -71,28 +79,30 @@ class RouteTable:
         if "{" not in route.path:
             return self._exact.setdefault(route.path, {})
         if "{" not in parent and last == f"{{{last[1:-1]}}}" and ":" not in last:
-            return self._by_parent.setdefault(parent, (last[1:-1], {}))[1]
+            return self._by_parent.setdefault(parent, (last[1:-1], {}, route.path))[1]
         return self._others.setdefault(route.path, (route, {}))[1]
 
     def endpoint(self, scope: Scope) -> Endpoint:
         """The endpoint of a request, its path's parameters put into the scope. Raises `HTTPException` 404 and 405."""
-        methods, parameters = self._found(scope["path"])
+        methods, parameters, scope["template"] = self._found(scope["path"])
         scope["path_params"] = parameters
         endpoint = methods.get(scope["method"])
         if endpoint is None:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
         return endpoint
 
-    def _found(self, path: str) -> tuple[_Methods, Mapping[str, Any]]:
+    def _found(self, path: str) -> tuple[_Methods, Mapping[str, Any], str]:
+        """The endpoints of a path, its parameters, and the path with their names in the place of their values."""
         if (methods := self._exact.get(path)) is not None:
-            return methods, {}
+            return methods, {}, path
         parent, _, last = path.rpartition("/")
         if last and (found := self._by_parent.get(parent)) is not None:
-            return found[1], {found[0]: last}
+            return found[1], {found[0]: last}, found[2]
         for route, methods in self._others.values():
             if match := route.path_regex.fullmatch(path):
                 parameters = match.groupdict().items()
-                return methods, {name: route.param_convertors[name].convert(value) for name, value in parameters}
+                values = {name: route.param_convertors[name].convert(value) for name, value in parameters}
+                return methods, values, route.path
         raise HTTPException(404)
 
 

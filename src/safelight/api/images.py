@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from safelight.api import headers as said
+from safelight.api.access import request_id_of
 from safelight.api.body import BodyError, ClientDisconnected
 from safelight.api.errors import error_body, json_response, refused, unavailable
 from safelight.api.intake import Intake
@@ -20,6 +21,7 @@ from safelight.domain.errors import NotFound, RequestError, StorageError
 from safelight.domain.ids import BlobKey, JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job
+from safelight.log_context import current_job
 
 log = structlog.get_logger(__name__)
 
@@ -101,6 +103,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         job_id=JobId(str(uuid4())),
         passes_extra=passes_extra,
     )
+    current_job.set(intake.job_id)
     storing = False
     try:
         wanted = await intake.read()
@@ -108,7 +111,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         said.refuse_webhook(request.headers)
         submission = Submission(
             job_id=intake.job_id,
-            request_id=said.request_id(request.headers),
+            request_id=request_id_of(request.scope),
             request=wanted,
             ttl_s=said.result_ttl_s(
                 request.headers, default=services.limits.result_ttl_s, maximum=services.limits.max_result_ttl_s

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from safelight.api.access import Access
 from safelight.api.admin import AdminDoor
 from safelight.api.links import Links
 from safelight.application.estimate import Estimate
@@ -26,6 +27,16 @@ class ApiLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsPage:
+    """What `/metrics` answers, and to whom."""
+
+    page: Callable[[], Awaitable[bytes]]
+    """Raises `StorageError`."""
+    protected: bool
+    """Whether the admin key is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The use cases and what they share."""
 
@@ -38,6 +49,8 @@ class Services:
     links: Links
     limits: ApiLimits
     admin: AdminDoor
+    metrics: MetricsPage
+    access: Access
     ready: Callable[[], Awaitable[None]]
     """Raises `StorageError` when no job can be taken."""
 

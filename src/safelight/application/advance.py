@@ -11,6 +11,7 @@ from typing import TypeVar, assert_never
 import structlog
 
 from safelight.application.key_pool import KeyEntry, KeyPool
+from safelight.application.observer import Deaf, Exchange, Observer
 from safelight.application.ports import (
     Accepted,
     Again,
@@ -65,6 +66,7 @@ from safelight.domain.plan import (
 from safelight.domain.price import Price, cost_micros
 from safelight.domain.retry_budget import RetryBudget
 from safelight.domain.schedule import RetryPolicy
+from safelight.log_context import work_for
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -134,6 +136,7 @@ class Advance:
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     keys: KeyPool = field(default_factory=KeyPool)
     watchers: Watchers = field(default_factory=Watchers)
+    observer: Observer = field(default_factory=Deaf)
     _breakers: dict[Target, Breaker] = field(default_factory=dict)
     """Of the targets whose last call failed; the others are closed."""
     _budgets: dict[ProviderName, RetryBudget] = field(default_factory=dict)
@@ -148,6 +151,7 @@ class Advance:
         if history is None or history.job.status.terminal:
             self._let_go(job_id)
             return None
+        work_for(job_id, history.job.request_id)
         try:
             return await self._advance(history)
         except Superseded:
@@ -212,6 +216,14 @@ class Advance:
             max_n=spec.max_n if spec else entry.provider.max_n,
             refusal=_refusal(request, target, names, entry.provider),
         )
+
+    def open_breakers(self, now: datetime) -> Mapping[Target, datetime]:
+        """The targets that are left alone now, and until when."""
+        return {
+            target: breaker.open_until
+            for target, breaker in self._breakers.items()
+            if breaker.open_until is not None and breaker.open_until > now
+        }
 
     def _put_off(self, history: JobHistory, target: Target) -> datetime | None:
         """Book a call that is about to be made, or say until when it must wait: a retry that would be one too many."""
@@ -285,9 +297,10 @@ class Advance:
         self._probe(target)
         self.keys.hold(job.id, target.provider, entry.entry(start.key_name))
         await self.store.start_attempt(job.id, attempt)
+        self.observer.attempt_started(job, attempt, after=history.attempts[-1] if history.attempts else None)
         call = self._call(history, attempt)
         self.watchers.begin(job.id, entry.provider, call)
-        answer = await _guarded(entry.provider.start(call))
+        answer = await self._exchange(job, attempt, Exchange.START, entry.provider.start(call))
         if isinstance(answer, Accepted):
             return await self._accepted(job, attempt, answer)
         outcome: Production | ProviderError
@@ -297,6 +310,14 @@ class Advance:
         else:
             outcome = answer
         return await self._conclude(history, routes, self._ended(history, routes, attempt, outcome))
+
+    async def _exchange(
+        self, job: Job, attempt: Attempt, exchange: Exchange, answer: Awaitable[T]
+    ) -> T | ProviderError:
+        with self.observer.exchange(job, attempt, exchange) as tell:
+            outcome = await _guarded(answer)
+            tell(outcome if isinstance(outcome, ProviderError) else None)
+        return outcome
 
     async def _accepted(self, job: Job, attempt: Attempt, accepted: Accepted) -> Again:
         self._answered(attempt.target)
@@ -312,7 +333,7 @@ class Advance:
             return await self._conclude(history, routes, self._failed(history, routes, attempt, _UNREACHABLE))
         self.keys.hold(job.id, attempt.target.provider, entry.entry(attempt.key_name))
         call = self._call(history, attempt)
-        answer = await _guarded(entry.provider.poll(attempt.handle, call))
+        answer = await self._exchange(job, attempt, Exchange.POLL, entry.provider.poll(attempt.handle, call))
         if isinstance(answer, Running):
             self.watchers.begin(job.id, entry.provider, call)
             if answer.progress is not None:
@@ -442,6 +463,7 @@ class Advance:
     async def _conclude(self, history: JobHistory, routes: list[Route], attempt: Attempt) -> Again | None:
         """Commit the end of an attempt together with what follows from it."""
         self._let_go(history.job.id)
+        self.observer.attempt_ended(history.job, attempt)
         log.log(
             _importance(attempt),
             "attempt_ended",
@@ -478,6 +500,7 @@ class Advance:
         ending = settle(job, history.attempts, error=error, now=self.clock.now())
         tries = len(history.attempts)
         await self._surely(lambda: self.store.finish(job.id, ending, tries=tries, attempt=attempt))
+        self.observer.ended(job, ending)
         log.info("job_ended", job_id=job.id, status=ending.status.value, charged=ending.charged.value)
 
     async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:

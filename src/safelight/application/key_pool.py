@@ -102,6 +102,18 @@ class KeyPool:
             remedy="mend the key in the settings and send SIGHUP, or restart",
         )
 
+    def cooling(self, provider: ProviderName, name: str | None, now: datetime) -> dict[str, datetime]:
+        """Until when a key is left alone, by model."""
+        return {
+            model: until
+            for (of, key, model), until in self._cooling.items()
+            if (of, key) == (provider, name) and until > now
+        }
+
+    def refused(self, provider: ProviderName, name: str | None) -> bool:
+        """Whether a key is out for all models."""
+        return (provider, name) in self._out
+
     def hold(self, job_id: JobId, provider: ProviderName, entry: KeyEntry | None) -> None:
         """Take a place at a key that has a number of them."""
         if entry is not None and entry.concurrency:

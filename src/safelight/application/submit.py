@@ -1,8 +1,9 @@
 """Accept a request once: check what can be checked, store it durably, wake the queue."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import Clock, JobStore, Provider, Queue
 from safelight.domain.capability import refuse_retired
 from safelight.domain.ids import JobId, ProviderName
@@ -28,6 +29,7 @@ class Submit:
     queue: Queue
     providers: Mapping[ProviderName, Provider]
     clock: Clock
+    observer: Observer = field(default_factory=Deaf)
 
     def check(self, request: ImageRequest) -> None:
         """Raise `UnsupportedFeature` when the asked model is known and is retired or cannot express the request.
@@ -54,4 +56,5 @@ class Submit:
         )
         await self.store.submit(job)
         self.queue.wake(job.id, lane=job.lane, at=now)
+        self.observer.submitted(job)
         return job

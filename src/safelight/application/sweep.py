@@ -1,11 +1,12 @@
 """End what should long have ended, remove what is expired, clear what nobody owns."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
 
+from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import BlobStore, Clock, JobStore
 from safelight.domain.errors import ErrorClass, StorageError, Superseded
 from safelight.domain.ids import BlobKey, JobId, blob_job
@@ -28,6 +29,7 @@ class Sweep:
     clock: Clock
     deadline: timedelta
     """How long after its submit a job must have ended."""
+    observer: Observer = field(default_factory=Deaf)
 
     async def once(self) -> None:
         """End overdue jobs and remove expired ones. Faults are left for the next time."""
@@ -77,6 +79,7 @@ class Sweep:
             await self.store.finish(job_id, ending, tries=len(attempts), attempt=given_up)
         except Superseded:
             return 0
+        self.observer.ended(history.job, ending)
         log.warning("job_overdue", job_id=job_id)
         return 1
 

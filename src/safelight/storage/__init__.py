@@ -1,5 +1,6 @@
 """Opens what the settings say jobs and images are kept in: this machine's folder, or a Postgres that many share."""
 
+from safelight.adapters.sql.timed import Timed
 from safelight.config import Role, Settings
 from safelight.domain.errors import ConfigurationError
 from safelight.storage.base import Lanes, Storage, WorkQueue
@@ -8,22 +9,22 @@ from safelight.storage.embedded import migrate_embedded, open_embedded
 __all__ = ["Lanes", "Storage", "WorkQueue", "migrate_storage", "open_storage"]
 
 
-async def open_storage(settings: Settings, lanes: Lanes, *, address: str | None = None) -> Storage:
+async def open_storage(settings: Settings, lanes: Lanes, *, address: str | None = None, timed: Timed) -> Storage:
     """Open it, with its schema up to date; on a failure nothing stays open.
 
-    `address` tells others where this process answers. Raises `ConfigurationError`, `StorageError`, `DataDirInUse`.
+    `address` tells others where this process answers; `timed` hears how long the database took. Raises `ConfigurationError`, `StorageError`, `DataDirInUse`.
     """
     if settings.storage.database_url is not None:
         require_postgres()
         from safelight.storage.shared import open_shared  # noqa: PLC0415 - needs packages of an extra
 
-        return await open_shared(settings, lanes)
+        return await open_shared(settings, lanes, timed=timed)
     if settings.server.role is not Role.ALL:
         raise ConfigurationError(
             f"server.role is {settings.server.role.value}, but without storage.database_url one process does everything: "
             "set it to a Postgres that all processes share, or leave the role out"
         )
-    return open_embedded(settings, lanes, address=address)
+    return open_embedded(settings, lanes, address=address, timed=timed)
 
 
 async def migrate_storage(settings: Settings) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.clock import SystemClock
 from safelight.adapters.data_dir import acquire
 from safelight.adapters.sql.jobs import SqlJobStore
+from safelight.adapters.sql.timed import Timed, TimedDatabase
 from safelight.adapters.sqlite.connection import open_connection
 from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.migrate import migrate, schema_version
@@ -18,13 +19,13 @@ from safelight.storage.base import Lanes, Storage
 _UNKNOWN_LANE_SLOTS = 16
 
 
-def open_embedded(settings: Settings, lanes: Lanes, *, address: str | None) -> Storage:
+def open_embedded(settings: Settings, lanes: Lanes, *, address: str | None, timed: Timed) -> Storage:
     """Lock the folder, open what is in it. Raises `ConfigurationError`, `StorageError`, `DataDirInUse`."""
     with ExitStack() as stack:
         data_dir = acquire(settings.storage.data_dir, address=address)
         stack.callback(data_dir.release)
         keys = settings.auth.encryption_keys or (data_dir.encryption_key(),)
-        database = SqliteDatabase(data_dir.database)
+        database = TimedDatabase(SqliteDatabase(data_dir.database), timed)
         blobs = LocalBlobStore(data_dir.blobs)
         bell, clock = LocalBell(), SystemClock()
         jobs = SqlJobStore(database, memory=RecentJobs(), ring=bell.ring)

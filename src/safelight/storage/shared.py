@@ -17,6 +17,7 @@ from safelight.adapters.postgres.pgq import CHANNEL
 from safelight.adapters.postgres.queue import PostgresQueue
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.adapters.sql.memory import NoMemory
+from safelight.adapters.sql.timed import Timed, TimedDatabase
 from safelight.application.ports import EVERY_JOB
 from safelight.config import Settings
 from safelight.domain.errors import ConfigurationError
@@ -25,7 +26,7 @@ from safelight.storage.base import Lanes, Storage
 log = structlog.get_logger(__name__)
 
 
-async def open_shared(settings: Settings, lanes: Lanes) -> Storage:
+async def open_shared(settings: Settings, lanes: Lanes, *, timed: Timed) -> Storage:
     """Migrate, connect and listen. Raises `ConfigurationError`, `StorageError`."""
     if settings.storage.database_url is None:
         raise ConfigurationError("storage.database_url is not set")
@@ -44,12 +45,13 @@ async def open_shared(settings: Settings, lanes: Lanes) -> Storage:
             lease=timedelta(seconds=settings.jobs.lease),
             now=clock.now,
         )
-        jobs = SqlJobStore(database, memory=NoMemory(), ring=bell.ring, enqueue=queue.enqueue)
+        measured = TimedDatabase(database, timed)
+        jobs = SqlJobStore(measured, memory=NoMemory(), ring=bell.ring, enqueue=queue.enqueue)
         stack.push_async_callback(_stopped, await _listening(url, bell, queue, clock))
         keys = settings.auth.encryption_keys or (await _stored_key(jobs),)
         close = stack.pop_all().aclose
     return Storage(
-        database=database,
+        database=measured,
         jobs=jobs,
         queue=queue,
         blobs=blobs,

@@ -1,0 +1,108 @@
+"""Who hears what happens to jobs, to count it, to trace it or to write it down. Told from the few places where jobs move."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from safelight.domain.errors import ProviderError
+from safelight.domain.job import Attempt, Ending, Job
+
+
+class Exchange(StrEnum):
+    """What a provider is called for."""
+
+    START = "start"
+    POLL = "poll"
+
+
+Told = Callable[[ProviderError | None], None]
+"""Takes how an exchange ended: with an error, or with an answer."""
+
+
+class Observer(Protocol):
+    """Hears, and changes nothing. It must be quick and must not fail."""
+
+    def submitted(self, job: Job) -> None:
+        """A job was accepted, and is on disk."""
+        ...
+
+    def attempt_started(self, job: Job, attempt: Attempt, *, after: Attempt | None) -> None:
+        """An attempt is written down; `after` is the one before it."""
+        ...
+
+    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> AbstractContextManager[Told]:
+        """A provider is called, as long as the context lasts."""
+        ...
+
+    def attempt_ended(self, job: Job, attempt: Attempt) -> None:
+        """An attempt came to its end; the commit follows."""
+        ...
+
+    def ended(self, job: Job, ending: Ending) -> None:
+        """A job has ended, and its end is on disk."""
+        ...
+
+
+def _forget(_: ProviderError | None) -> None: ...
+
+
+class Deaf:
+    """Hears nothing; what others derive from that hear a part."""
+
+    def submitted(self, job: Job) -> None:
+        """See `Observer.submitted`."""
+
+    def attempt_started(self, job: Job, attempt: Attempt, *, after: Attempt | None) -> None:
+        """See `Observer.attempt_started`."""
+
+    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> AbstractContextManager[Told]:
+        """See `Observer.exchange`."""
+        del job, attempt, exchange
+        return nullcontext(_forget)
+
+    def attempt_ended(self, job: Job, attempt: Attempt) -> None:
+        """See `Observer.attempt_ended`."""
+
+    def ended(self, job: Job, ending: Ending) -> None:
+        """See `Observer.ended`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Several that hear the same."""
+
+    members: Sequence[Observer]
+
+    def submitted(self, job: Job) -> None:
+        """See `Observer.submitted`."""
+        for member in self.members:
+            member.submitted(job)
+
+    def attempt_started(self, job: Job, attempt: Attempt, *, after: Attempt | None) -> None:
+        """See `Observer.attempt_started`."""
+        for member in self.members:
+            member.attempt_started(job, attempt, after=after)
+
+    @contextmanager
+    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Iterator[Told]:
+        """See `Observer.exchange`."""
+        with ExitStack() as stack:
+            told = [stack.enter_context(member.exchange(job, attempt, exchange)) for member in self.members]
+
+            def tell(error: ProviderError | None) -> None:
+                for each in told:
+                    each(error)
+
+            yield tell
+
+    def attempt_ended(self, job: Job, attempt: Attempt) -> None:
+        """See `Observer.attempt_ended`."""
+        for member in self.members:
+            member.attempt_ended(job, attempt)
+
+    def ended(self, job: Job, ending: Ending) -> None:
+        """See `Observer.ended`."""
+        for member in self.members:
+            member.ended(job, ending)

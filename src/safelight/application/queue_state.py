@@ -1,0 +1,103 @@
+"""What waits, what runs, and what is left alone: for the console, `/api/queue` and the metrics, which therefore agree."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from safelight.application.advance import Advance
+from safelight.application.ports import Clock
+from safelight.domain.ids import ProviderName
+from safelight.domain.image import Target
+from safelight.domain.job import JobStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenJobs:
+    """Jobs of one lane in one state. `oldest` is when the first of them was submitted."""
+
+    lane: ProviderName
+    status: JobStatus
+    count: int
+    oldest: datetime
+
+
+class OpenJobCounts(Protocol):
+    """The part of the record that is counted: over all processes."""
+
+    async def open_jobs(self) -> Sequence[OpenJobs]:
+        """Count the jobs that have not ended. Raises `StorageError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """The jobs of one provider that have not ended."""
+
+    pending: int = 0
+    processing: int = 0
+    oldest_pending_s: float | None = None
+    slots: int | None = None
+    """How many may be at work there at a time, in each process; `None` where the provider is not configured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """A provider's key as this process sees it."""
+
+    provider: ProviderName
+    name: str
+    usable: bool
+    cooling: Mapping[str, datetime]
+    """Until when it is left alone, by model."""
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueState:
+    """The counts are of all processes; breakers and keys are what this one has learned."""
+
+    at: datetime
+    lanes: Mapping[ProviderName, Lane]
+    open_breakers: Mapping[Target, datetime]
+    keys: Sequence[KeyUse]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadQueue:
+    """Reading it changes nothing."""
+
+    counts: OpenJobCounts
+    advance: Advance
+    clock: Clock
+
+    async def state(self) -> QueueState:
+        """Look now. Raises `StorageError`."""
+        now = self.clock.now()
+        lanes = {name: Lane(slots=entry.concurrency) for name, entry in self.advance.providers.items()}
+        for found in await self.counts.open_jobs():
+            lanes[found.lane] = _with(lanes.get(found.lane, Lane()), found, now)
+        return QueueState(
+            at=now, lanes=lanes, open_breakers=self.advance.open_breakers(now), keys=tuple(self._keys(now))
+        )
+
+    def _keys(self, now: datetime) -> list[KeyUse]:
+        pool = self.advance.keys
+        return [
+            KeyUse(
+                provider=provider,
+                name=name,
+                usable=not pool.refused(provider, name) and not pool.cooling(provider, name, now),
+                cooling=pool.cooling(provider, name, now),
+                refused=pool.refused(provider, name),
+            )
+            for provider, entry in self.advance.providers.items()
+            for name in (key.key.name for key in entry.keys)
+            if name is not None
+        ]
+
+
+def _with(lane: Lane, found: OpenJobs, now: datetime) -> Lane:
+    if found.status is JobStatus.PROCESSING:
+        return replace(lane, processing=found.count)
+    return replace(lane, pending=found.count, oldest_pending_s=max(0.0, (now - found.oldest).total_seconds()))

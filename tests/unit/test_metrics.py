@@ -1,0 +1,141 @@
+"""What is counted, and under which labels."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from safelight.adapters.metrics import JOB_SECONDS, Metrics
+from safelight.application.observer import Deaf, Exchange, Observers
+from safelight.application.queue_state import KeyUse, Lane, QueueState
+from safelight.domain.capability import ModelSpec
+from safelight.domain.errors import ErrorClass, ProviderBusy
+from safelight.domain.ids import ProviderName
+from safelight.domain.image import Operation, Target
+from safelight.domain.job import Attempt
+from safelight.domain.money import Charged
+from safelight.domain.outcome import settle
+from tests.doubles import ScriptedProvider
+from tests.making import FLUX, NOON, OTHER, PAID, SPARE, failed, job, later, request, started, succeeded
+
+SPEC = ModelSpec(name="flux", operations=frozenset(Operation), fields=frozenset(), aliases=frozenset({"flux-1"}))
+WHOSE = {"type": "image_generation", "provider": "paid", "model": "flux", "key": ""}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics({PAID: ScriptedProvider(specs=[SPEC]), SPARE: ScriptedProvider()})
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"safelight_{name}", labels)
+
+
+def test_a_job_is_followed_from_submit_to_end(metrics: Metrics) -> None:
+    new = job()
+    attempt = succeeded(2, started_at=later(4), production=replace(succeeded().production, cost_micros=250_000))  # type: ignore[type-var]  # it has one
+    metrics.submitted(new)
+    metrics.attempt_started(new, started(started_at=later(1)), after=None)
+    metrics.attempt_started(new, attempt, after=failed())
+    with metrics.exchange(new, attempt, Exchange.START) as tell:
+        tell(None)
+    metrics.attempt_ended(new, attempt)
+    metrics.ended(replace(new, started_at=later(1)), settle(new, (attempt,), error=None, now=later(9)))
+
+    assert value(metrics, "jobs_submitted_total", **WHOSE) == 1
+    assert value(metrics, "jobs_ended_total", status="completed", **WHOSE) == 1
+    assert value(metrics, "job_wait_seconds_sum", provider="paid") == 1
+    assert value(metrics, "job_run_seconds_sum", provider="paid", type="image_generation", status="completed") == 8
+    assert value(metrics, "retries_total", provider="paid") == 1
+    assert value(metrics, "attempts_total", provider="paid", model="flux", state="succeeded") == 1
+    assert value(metrics, "pictures_total", provider="paid", model="flux") == 1
+    assert value(metrics, "upstream_call_seconds_count", provider="paid", model="flux", call="start") == 1
+    assert value(metrics, "cost_usd_total", provider="paid", model="flux", key="") == 0.25
+
+
+def test_failures_are_counted_by_class_and_fallbacks_by_where_they_go(metrics: Metrics) -> None:
+    new, other = job(), started(2, target=OTHER, route=1)
+    with metrics.exchange(new, started(), Exchange.POLL) as tell:
+        tell(ProviderBusy("wait", status=429))
+    metrics.attempt_started(new, other, after=failed())
+    unknown = failed(error_class=ErrorClass.UNCERTAIN, charged=Charged.UNKNOWN)
+    metrics.ended(new, settle(new, (unknown,), error=unknown.error, now=NOON))
+
+    labels = {"provider": "paid", "model": "flux", "call": "poll", "class": "busy"}
+    assert value(metrics, "upstream_errors_total", **labels) == 1
+    assert value(metrics, "fallbacks_total", provider="spare") == 1
+    assert value(metrics, "charges_unknown_total", provider="paid") == 1
+    assert value(metrics, "jobs_ended_total", status="failed", **WHOSE) == 1
+
+
+def test_what_callers_make_up_adds_no_label(metrics: Metrics) -> None:
+    for number in range(50):
+        metrics.submitted(job(request=request(Target(provider=PAID, model=f"made-up-{number}"))))
+        metrics.submitted(job(request=request(Target(provider=ProviderName(f"nowhere-{number}"), model="flux"))))
+    metrics.submitted(job(request=request(Target(provider=PAID, model="flux-1"))))
+    for number in range(250):
+        metrics.submitted(job(owner=f"key-{number}"))
+
+    kind = {"type": "image_generation", "key": ""}
+    assert value(metrics, "jobs_submitted_total", provider="paid", model="other", **kind) == 50
+    assert value(metrics, "jobs_submitted_total", provider="other", model="other", **kind) == 50
+    assert value(metrics, "jobs_submitted_total", **WHOSE) == 1
+    assert value(metrics, "jobs_submitted_total", **{**WHOSE, "key": "other"}) == 50
+
+
+async def test_the_queue_is_shown_as_it_is_when_asked(metrics: Metrics) -> None:
+    full = QueueState(
+        at=NOON,
+        lanes={
+            PAID: Lane(pending=7, processing=2, oldest_pending_s=12.5, slots=64),
+            ProviderName("gone"): Lane(pending=1, oldest_pending_s=3.0),
+            ProviderName("gone-too"): Lane(pending=2, oldest_pending_s=1.0),
+        },
+        open_breakers={FLUX: later(5)},
+        keys=[
+            KeyUse(provider=PAID, name="main", usable=False, cooling={"flux": later(5)}, refused=False),
+            KeyUse(provider=PAID, name="spare", usable=True, cooling={}, refused=False),
+        ],
+    )
+    empty = QueueState(at=NOON, lanes={PAID: Lane(slots=64)}, open_breakers={}, keys=[])
+
+    async def state() -> QueueState:
+        return states.pop(0)
+
+    states = [full, empty]
+    assert b"safelight_queue_depth" in await metrics.page(state)
+    assert value(metrics, "queue_depth", provider="paid", state="pending") == 7
+    assert value(metrics, "queue_depth", provider="paid", state="processing") == 2
+    assert value(metrics, "queue_depth", provider="other", state="pending") == 3
+    assert value(metrics, "queue_oldest_seconds", provider="paid") == 12.5
+    assert value(metrics, "queue_oldest_seconds", provider="other") == 3
+    assert value(metrics, "breaker_open", provider="paid", model="flux") == 1
+    assert value(metrics, "provider_key_usable", provider="paid", key="main") == 0
+    assert value(metrics, "provider_key_usable", provider="paid", key="spare") == 1
+
+    await metrics.page(state)
+    assert value(metrics, "queue_depth", provider="paid", state="pending") == 0
+    assert value(metrics, "queue_oldest_seconds", provider="paid") == 0
+    assert value(metrics, "breaker_open", provider="paid", model="flux") is None
+
+
+def test_buckets_tell_pictures_of_one_to_300_seconds_apart() -> None:
+    within = [bound for bound in JOB_SECONDS if 1 <= bound <= 300]
+    assert within[0] == 1
+    assert within[-1] == 300
+    assert all(upper / lower <= 2 for lower, upper in pairwise(within))
+
+
+def test_several_observers_hear_the_same() -> None:
+    heard: list[Any] = []
+
+    class Notes(Deaf):
+        def attempt_ended(self, job: Any, attempt: Attempt) -> None:
+            heard.append((job.id, attempt.number))
+
+    with Observers([Notes(), Notes()]).exchange(job(), started(), Exchange.START) as tell:
+        tell(None)
+    of = job()
+    Observers([Notes(), Notes()]).attempt_ended(of, started(3))
+    assert heard == [(of.id, 3)] * 2
