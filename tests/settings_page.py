@@ -87,7 +87,7 @@ def page() -> str:
     for section in sections:
         parts.append(_section(section, [row for row in rows if row[0].startswith(f"{section}.")]))
         parts += [_UNKNOWN] if section == "jobs" else []
-    parts.append(_section("providers and prices", [row for row in rows if "." not in row[0]]))
+    parts.append(_section("Lists", [row for row in rows if "." not in row[0]]))
     parts.append(_section("providers.NAME", entry, _ENTRY))
     parts.append(f"## Options of single types\n\n{_OPTIONS}\n{_table(('type', 'option', 'default'), _options())}")
     parts.append(

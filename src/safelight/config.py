@@ -3,6 +3,7 @@
 import ipaddress
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
+    AfterValidator,
+    AwareDatetime,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -23,6 +26,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_json
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from safelight.domain.access import Priority
+from safelight.domain.budget import Period
 from safelight.domain.errors import ConfigurationError
 from safelight.domain.plan import OnUnknown
 from safelight.domain.strength import weakness
@@ -33,6 +38,7 @@ _USUAL_SECRETS = {"admin_key": "SAFELIGHT_ADMIN_KEY", "encryption_key": "SAFELIG
 _OTHER_VARIABLES = ("SAFELIGHT_CONFIG", "SAFELIGHT_URL", *_USUAL_SECRETS.values())
 _NOT_YET: Any = Field(default=None, description="Comes with a later release.")
 
+PeriodText = Annotated[str, AfterValidator(lambda text: Period(text=text).text)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -129,7 +135,7 @@ class JobSettings(_Section):
 class AuthSettings(_Section):
     """Who may call, and who may administrate."""
 
-    required: Literal[False] = Field(False, description="Comes with a later release.")
+    required: bool = Field(False, description="Whether nobody may submit without a virtual key.")
     admin_key: SecretStr | None = Field(
         None, description="Key of the administrator; otherwise that of SAFELIGHT_ADMIN_KEY. Without one, /api is local."
     )
@@ -153,6 +159,86 @@ class AuthSettings(_Section):
             if key is not None and (fault := weakness(key)):
                 raise ValueError(f"{name} {fault}")
         return self
+
+
+class BudgetSettings(_Section):
+    """How much may be spent in a period."""
+
+    limit_usd: Decimal = Field(ge=0, le=1_000_000_000, description="US dollars.")
+    period: PeriodText = Field(description="Such as 1h, 1d, 1w, 1M, 1Y.")
+    calendar: bool = Field(False, description="From midnight UTC, Monday, the first; otherwise it rolls.")
+
+
+class RateSettings(_Section):
+    """How many of something there may be in a period."""
+
+    max: int = Field(ge=0, description="How many.")
+    period: PeriodText = Field(description="Such as 1m, 1h, 1d.")
+    calendar: bool = Field(False, description="From midnight UTC, Monday, the first; otherwise it rolls.")
+
+
+class LimitSettings(_Section):
+    """How much may be asked for."""
+
+    requests: RateSettings | None = Field(None, description="Requests in a period.")
+    images: RateSettings | None = Field(None, description="Images in a period.")
+
+
+class KeyLimitSettings(LimitSettings):
+    """How much one virtual key may ask for."""
+
+    running: int | None = Field(None, gt=0, description="Jobs at work at a time; more wait.")
+    waiting: int | None = Field(None, ge=0, description="Jobs that wait at a time; more are refused.")
+
+
+class _HolderSettings(_Section):
+    name: str = Field(min_length=1, max_length=100, description="What it is known by.")
+    budgets: tuple[BudgetSettings, ...] = Field((), description="How much may be spent.")
+    metadata: dict[str, str] = Field(default_factory=dict, description="Labels of yours.")
+
+
+class CustomerSettings(_HolderSettings):
+    """Whom teams and keys work for."""
+
+    limits: LimitSettings = LimitSettings()
+
+
+class TeamSettings(_HolderSettings):
+    """Virtual keys that belong together."""
+
+    customer: str | None = Field(None, description="The name of its customer.")
+    limits: LimitSettings = LimitSettings()
+
+
+class ProviderRuleSettings(_Section):
+    """What a virtual key may use of a provider."""
+
+    provider: str = Field("*", description="The provider entry; * is all.")
+    models: tuple[str, ...] = Field(("*",), description="Its models; * is all, [] is none.")
+    keys: tuple[str, ...] = Field(("*",), description="Its keys; * is all, [] is none.")
+
+
+class VirtualKeySettings(_HolderSettings):
+    """One key that callers show."""
+
+    value: SecretStr | None = Field(
+        None, min_length=8, description="The key, best as env.NAME; left out: made, and shown once."
+    )
+    description: str = Field("", max_length=1000, description="What it is for.")
+    active: bool = Field(True, description="Whether it may be used.")
+    expires_at: AwareDatetime | None = Field(None, description="When it ends.")
+    team: str | None = Field(None, description="The name of its team.")
+    customer: str | None = Field(None, description="The name of its customer, where it has no team.")
+    sees_team: bool = Field(False, description="Whether it sees all jobs of its team.")
+    providers: tuple[ProviderRuleSettings, ...] = Field(
+        (ProviderRuleSettings(),), description="What it may use; [] is nothing."
+    )
+    limits: KeyLimitSettings = KeyLimitSettings()
+    max_cost_per_image_usd: Decimal | None = Field(
+        None, gt=0, le=1_000_000, description="What an image is taken to cost where no price is known."
+    )
+    priority: Priority = Field(Priority.INTERACTIVE, description="interactive, or bulk: lets others go first.")
+    weight: int = Field(1, ge=1, le=1000, description="Jobs that start for each one of a key of weight 1.")
 
 
 class KeySettings(_Section):
@@ -198,6 +284,8 @@ class ProviderEntrySettings(BaseModel):
     breaker: BreakerSettings = BreakerSettings()
     repeatable: bool | None = Field(None, description="Whether a repeated call costs nothing.")
     models: tuple[dict[str, Any], ...] = Field((), description="Models that extend or override the catalogue's.")
+    budgets: tuple[BudgetSettings, ...] = Field((), description="How much may be spent there, by all together.")
+    limits: LimitSettings = LimitSettings()
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -233,7 +321,9 @@ class Settings(BaseSettings):
         default_factory=dict, description="What PROVIDER/MODEL costs; adds to the prices that ship and overrides them."
     )
     webhooks: list[Any] = Field(default_factory=list, max_length=0, description="Comes with a later release.")
-    virtual_keys: list[Any] = Field(default_factory=list, max_length=0, description="Comes with a later release.")
+    customers: tuple[CustomerSettings, ...] = Field((), description="Whom teams and keys work for.")
+    teams: tuple[TeamSettings, ...] = Field((), description="Virtual keys that belong together.")
+    virtual_keys: tuple[VirtualKeySettings, ...] = Field((), description="Keys that callers show.")
 
 
 def load(path: Path | None, overrides: Mapping[str, Any], usual_keys: Mapping[str, str]) -> Settings:
@@ -326,6 +416,8 @@ def _refuse_missing_keys(missing: Mapping[str, str]) -> None:
                 f"{where}: the environment variable {variable} is not set. Set it, or take this provider out of the "
                 "settings; the model builtin/sketch needs no key"
             )
+        if where.startswith("virtual_keys"):
+            raise ConfigurationError(f"{where}: the environment variable {variable} is not set")
 
 
 def _usual_providers(usual_keys: Mapping[str, str]) -> dict[str, Any]:
@@ -371,6 +463,12 @@ def describe(model: type[BaseModel] = Settings, prefix: str = "") -> list[tuple[
     if model is Settings:
         found += describe(ProviderEntrySettings, "providers.NAME.")
         found += describe(KeySettings, "providers.NAME.keys[].")
+        found += describe(VirtualKeySettings, "virtual_keys[].")
+        found += describe(ProviderRuleSettings, "virtual_keys[].providers[].")
+        found += describe(BudgetSettings, "virtual_keys[].budgets[].")
+        found += describe(RateSettings, "virtual_keys[].limits.requests.")
+        found += describe(TeamSettings, "teams[].")
+        found += describe(CustomerSettings, "customers[].")
     return found
 
 

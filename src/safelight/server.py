@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from types import FrameType
 
 import structlog
@@ -27,10 +27,10 @@ _BACKLOG = 2048
 def listen(settings: Settings) -> socket.socket:
     """Take the address before anything is opened. Raises `ConfigurationError` with the remedy."""
     server = settings.server
-    if not server.loopback and not server.unprotected:
+    if not server.loopback and not settings.auth.required and not server.unprotected:
         raise ConfigurationError(
-            f"server.host is {server.host}: whoever reaches it could spend your money, since this release asks nobody "
-            "for a key. Listen on 127.0.0.1 behind a proxy that does, or set server.unprotected: true"
+            f"server.host is {server.host}: whoever reaches it could spend your money, since nobody is asked for a key. "
+            "Set auth.required: true, listen on 127.0.0.1 behind a proxy that asks, or set server.unprotected: true"
         )
     try:
         family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
@@ -53,20 +53,20 @@ async def serve(
     settings: Settings,
     listener: socket.socket,
     *,
-    started: Callable[[str], None],
+    started: Callable[[str, Mapping[str, str]], None],
     reread: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then shut down in order; a second signal hurries.
 
     After a SIGHUP the providers' keys are those of `reread`.
-    `started` gets the address once requests are answered and signals are heard. Raises `ConfigurationError`,
+    `started` gets the address once requests are answered and signals are heard, and the virtual keys that were made. Raises `ConfigurationError`,
     `StorageError`, `DataDirInUse`.
     """
     address = address_of(listener)
     async with _opened(settings, address) as gateway:
         if reread is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, gateway, reread)
-        await _Server(gateway, started=lambda: started(address)).serve(sockets=[listener])
+        await _Server(gateway, started=lambda: started(address, gateway.made_keys)).serve(sockets=[listener])
 
 
 def reload_keys(gateway: Gateway, reread: Callable[[], Settings]) -> None:
@@ -78,11 +78,13 @@ def reload_keys(gateway: Gateway, reread: Callable[[], Settings]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def embedded(settings: Settings, *, waiting: Callable[[float], None]) -> AsyncIterator[str]:
+async def embedded(
+    settings: Settings, *, waiting: Callable[[float], None], made: Callable[[Mapping[str, str]], None]
+) -> AsyncIterator[str]:
     """Run a gateway within this process, on a free loopback port, as long as the context lasts; gives its address.
 
     At the end, calls that are out are cut off and go on at the next start, unless a repeat would cost money: those
-    get `shutdown_grace` seconds, which `waiting` is told. Raises as `serve` does.
+    get `shutdown_grace` seconds, which `waiting` is told. `made` gets the virtual keys that were made. Raises as `serve` does.
     """
     private = settings.server.model_copy(update={"host": "127.0.0.1", "port": 0, "public_url": None})
     settings = settings.model_copy(update={"server": private})
@@ -92,6 +94,7 @@ async def embedded(settings: Settings, *, waiting: Callable[[float], None]) -> A
         async with _opened(settings, address) as gateway:
             server = _EmbeddedServer(gateway)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
+            made(gateway.made_keys)
             try:
                 yield address
             finally:

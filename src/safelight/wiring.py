@@ -23,6 +23,7 @@ from safelight.adapters.providers._catalogue import read_price
 from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import load_providers
 from safelight.adapters.secret_box import AesGcmBox
+from safelight.adapters.sql.access import SqlAccessStore
 from safelight.adapters.sql.counts import SqlCounts
 from safelight.adapters.sqlite.inspection import SqliteInspection
 from safelight.api.access import Access, AccessLog
@@ -32,7 +33,9 @@ from safelight.api.links import Links
 from safelight.api.metrics import metrics_routes
 from safelight.api.service import probe_routes
 from safelight.api.services import ApiLimits, MetricsPage, Services
+from safelight.application.administer import Administer
 from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.callers import Callers, keyed_hash
 from safelight.application.estimate import Estimate
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.observer import Observers
@@ -43,8 +46,9 @@ from safelight.application.report import Watchers
 from safelight.application.submit import Submit
 from safelight.application.sweep import Sweep
 from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings
+from safelight.declared import declared
 from safelight.domain.breaker import BreakerPolicy
-from safelight.domain.errors import ConfigurationError, StorageError
+from safelight.domain.errors import ConfigurationError, RequestError, StorageError
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.price import Price
 from safelight.domain.schedule import RetryPolicy
@@ -54,6 +58,8 @@ from safelight.storage import Storage, open_storage
 log = structlog.get_logger(__name__)
 
 BUILTIN = "builtin"
+KEY_HASH = "virtual_key_hash"
+"""The fact under which the key of the virtual keys' hashes lies, itself encrypted."""
 _ORPHANS_EVERY = timedelta(hours=6)
 _MOST_OUTPUT_PIXELS = 1_000_000_000
 
@@ -238,6 +244,9 @@ class Gateway:
         self._keys = KeyPool()
         self._watchers = Watchers()
         self.secret_box = AesGcmBox(storage.encryption_keys)
+        self.access_store = SqlAccessStore(storage.database)
+        self.made_keys: Mapping[str, str] = {}
+        """Virtual keys of the settings that had no value: made at this start, to be shown once."""
         self._accepting = True
         self._tasks: list[asyncio.Task[None]] = []
         self._engine: asyncio.Task[None] | None = None
@@ -272,6 +281,7 @@ class Gateway:
         """Make the application; take up the jobs that an earlier process left."""
         warn_of_endings(self._ports(), self._clock.now().date())
         secret = await self._store.fact("link_secret", secrets.token_bytes(32))
+        callers = await self._open_callers()
         server, jobs, told = self._settings.server, self._settings.jobs, self._settings.log
         advance = self._advance()
         queue = ReadQueue(counts=SqlCounts(self._storage.database), advance=advance, clock=self._clock)
@@ -292,6 +302,7 @@ class Gateway:
                     max_result_ttl_s=jobs.max_result_ttl,
                 ),
                 admin=_admin_door(self._settings),
+                callers=callers,
                 metrics=MetricsPage(page=partial(self._metrics.page, queue.state), protected=server.protect_metrics),
                 access=Access(served=self._metrics.served, kept=AccessLog(told.access)),
                 ready=self._check_ready,
@@ -302,6 +313,22 @@ class Gateway:
         if server.role is not Role.API:
             self._engine = asyncio.create_task(self._queue.run(advance.step))
             self._tasks.append(asyncio.create_task(self._sweep_for_ever()))
+
+    async def _open_callers(self) -> Callers:
+        """Get to know the virtual keys, those of the settings included."""
+        sealed = await self._store.fact(KEY_HASH, self.secret_box.seal(secrets.token_hex(32)))
+        callers = Callers(
+            self.access_store,
+            digest=keyed_hash(self.secret_box.open(sealed).encode()),
+            clock=self._clock,
+            required=self._settings.auth.required,
+        )
+        self.administer = Administer(store=self.access_store, callers=callers, clock=self._clock)
+        try:
+            self.made_keys = await self.administer.reconcile(declared(self._settings))
+        except RequestError as error:
+            raise ConfigurationError(f"the settings of virtual keys, teams and customers: {error.message}") from error
+        return callers
 
     def _advance(self) -> Advance:
         return Advance(

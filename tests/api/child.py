@@ -61,7 +61,7 @@ async def child(settings: Path) -> AsyncIterator[Child]:
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # nobody reads it
     settings = load(Path(sys.argv[1]), {}, usual_keys={})
-    uvloop.run(serve(settings, listen(settings), started=lambda address: print(address, flush=True)))  # noqa: T201 - that is how it tells
+    uvloop.run(serve(settings, listen(settings), started=lambda address, _: print(address, flush=True)))  # noqa: T201 - that is how it tells
 
 
 if __name__ == "__main__":

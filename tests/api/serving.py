@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -23,7 +23,7 @@ NO_RETRIES = {"max": 0, "initial": 0}
 START_S = 20
 
 
-def settings_for(data_dir: Path, **sections: Mapping[str, Any]) -> Settings:
+def settings_for(data_dir: Path, **sections: Any) -> Settings:
     """Settings of a test gateway: a free port, no retries of `builtin`, whatever else the test wants."""
     server = {"port": 0, **sections.pop("server", {})}
     providers = {"builtin": {"retries": NO_RETRIES}, **sections.pop("providers", {})}

@@ -19,7 +19,7 @@ CONTRACT = json.loads((Path(__file__).parents[1] / "contract" / "async-jobs.sche
 SCHEMAS = DOCUMENT["components"]["schemas"]
 SHARED = sorted(SCHEMAS.keys() & CONTRACT["$defs"].keys())
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
-ERROR_SHAPES = {"#/components/schemas/BifrostError", "#/components/schemas/HandlerError"}
+ERROR_SHAPES = {f"#/components/schemas/{name}" for name in ("BifrostError", "HandlerError", "PolicyRefusal")}
 ANNOTATIONS = {"title", "description", "examples"}
 
 REGISTRY: Registry[Any] = Registry().with_resources(

@@ -18,6 +18,10 @@ class AdminDoor:
     loopback: bool
     """Whether the gateway listens on this machine alone."""
 
+    def knows(self, request: HTTPConnection) -> bool:
+        """Whether the request shows the admin key."""
+        return self.key is not None and self.fault(request) is None
+
     def fault(self, request: HTTPConnection) -> str | None:
         """Why this request may not administer; `None` when it may."""
         if self.key is None:

@@ -1,6 +1,7 @@
 """Reads a request body chunk by chunk, under a size limit and a time limit, inflated where it came compressed."""
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import AsyncIterator, Iterator
 
@@ -56,6 +57,16 @@ class ClientDisconnected(BodyError):
     """The client left before the body's end; nobody reads an answer."""
 
     status = 499
+
+
+_POLITE_BYTES = 1024 * 1024
+
+
+async def drop_body(request: Request, *, idle_timeout_s: float) -> None:
+    """Read a short body that nobody wants: a client that is cut off while it sends may never read its answer."""
+    with contextlib.suppress(BodyError):
+        async for _ in body_chunks(request, limit_bytes=_POLITE_BYTES, idle_timeout_s=idle_timeout_s):
+            pass
 
 
 async def body_chunks(request: Request, *, limit_bytes: int, idle_timeout_s: float) -> AsyncIterator[bytes]:

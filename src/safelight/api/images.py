@@ -11,13 +11,15 @@ from starlette.routing import Route
 
 from safelight.api import headers as said
 from safelight.api.access import request_id_of
-from safelight.api.body import BodyError, ClientDisconnected
+from safelight.api.body import BodyError, ClientDisconnected, drop_body
 from safelight.api.errors import error_body, json_response, refused, unavailable
+from safelight.api.identity import submitter_of
 from safelight.api.intake import Intake
 from safelight.api.jobs import PATHS, JobRenderer, location, running
 from safelight.api.services import Services, services_of
 from safelight.application.submit import Submission
-from safelight.domain.errors import NotFound, RequestError, StorageError
+from safelight.domain.access import Grant
+from safelight.domain.errors import NotFound, PolicyRefusal, RequestError, StorageError
 from safelight.domain.ids import BlobKey, JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job
@@ -96,6 +98,7 @@ def _awaited(operation: Operation) -> Endpoint:
 async def _accept(request: Request, operation: Operation, *, passes_extra: bool) -> Job | Response:
     """Read, check and store; a refusal leaves no image behind."""
     services = services_of(request)
+    grant = await _submitter(request, services)
     intake = Intake(
         request=request,
         services=services,
@@ -110,6 +113,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         services.submit.check(wanted)
         said.refuse_webhook(request.headers)
         submission = Submission(
+            grant=grant,
             job_id=intake.job_id,
             request_id=request_id_of(request.scope),
             request=wanted,
@@ -125,13 +129,21 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         return refused(error, intake.known_fields)
     except BodyError as error:
         return _broken_body(error, intake)
-    except StorageError:
+    except (StorageError, PolicyRefusal):
         storing = False
         raise
     finally:
         # Cancelled while it was being stored, the job may be there: its images stay, and the sweeper looks again.
         if intake.images and not storing:
             await _drop_images(services, intake.images)
+
+
+async def _submitter(request: Request, services: Services) -> Grant | None:
+    try:
+        return await submitter_of(request)
+    except PolicyRefusal:
+        await drop_body(request, idle_timeout_s=services.limits.body_idle_timeout_s)
+        raise
 
 
 def _broken_body(error: BodyError, intake: Intake) -> Response:

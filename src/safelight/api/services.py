@@ -8,6 +8,7 @@ from starlette.requests import Request
 from safelight.api.access import Access
 from safelight.api.admin import AdminDoor
 from safelight.api.links import Links
+from safelight.application.callers import Callers
 from safelight.application.estimate import Estimate
 from safelight.application.ports import BlobStore, Provider, Workspace
 from safelight.application.read import Read
@@ -49,6 +50,7 @@ class Services:
     links: Links
     limits: ApiLimits
     admin: AdminDoor
+    callers: Callers
     metrics: MetricsPage
     access: Access
     ready: Callable[[], Awaitable[None]]

@@ -29,6 +29,7 @@ from safelight.application.ports import (
     Workspace,
 )
 from safelight.application.report import CallReport, Watchers
+from safelight.domain.access import allows_key
 from safelight.domain.breaker import FAULTS, Breaker, BreakerPolicy
 from safelight.domain.errors import (
     ErrorClass,
@@ -169,7 +170,7 @@ class Advance:
 
     async def _advance(self, history: JobHistory) -> Again | None:
         job = history.job
-        routes = [self._route(job.request, target) for target in job.request.targets]
+        routes = [self._route(job, target) for target in job.request.targets]
         match decide(history, routes, on_unknown=self.on_unknown, now=self.clock.now()):
             case Start() as start if routes[start.route].target.provider != job.lane:
                 return await self._move(job, routes[start.route].target.provider, self.clock.now())
@@ -191,8 +192,9 @@ class Advance:
                 assert_never(never)
         return None
 
-    def _route(self, request: ImageRequest, target: Target) -> Route:
+    def _route(self, job: Job, target: Target) -> Route:
         """See how a target can be used now."""
+        request, allowed = job.request, job.provider_keys.get(str(target))
         entry = self.providers.get(target.provider)
         if entry is None:
             message = f"provider {target.provider!r} is not configured"
@@ -200,6 +202,8 @@ class Advance:
                 target=target, refusal=JobError(status_code=400, code="provider_not_configured", message=message)
             )
         keys = [key for key in entry.keys if key.serves(target.model)]
+        if allowed is not None:
+            keys = [key for key in keys if allows_key(allowed, key.key.name)]
         if request.key_name is not None:
             keys = [key for key in keys if key.key.name == request.key_name]
         names, waits = self.keys.usable(target, keys, self.clock.now())

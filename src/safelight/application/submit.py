@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import Clock, JobStore, Provider, Queue
+from safelight.domain.access import Grant
 from safelight.domain.capability import refuse_retired
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest
@@ -19,6 +20,8 @@ class Submission:
     request_id: str
     request: ImageRequest
     ttl_s: int
+    grant: Grant | None = None
+    """The virtual key that came with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +46,10 @@ class Submit:
             spec.check(request)
 
     async def accept(self, submission: Submission) -> Job:
-        """Store the job and wake the queue; durable when this returns. Raises `StorageError`."""
-        now = self.clock.now()
+        """Store the job and wake the queue; durable when this returns. Raises `StorageError`, `PolicyRefusal`."""
+        now, grant = self.clock.now(), submission.grant
+        if grant is not None:
+            grant.key.refuse_unlisted(submission.request)
         job = Job(
             id=submission.job_id,
             request_id=submission.request_id,
@@ -53,6 +58,9 @@ class Submit:
             due_at=now,
             ttl_s=submission.ttl_s,
             lane=submission.request.target.provider,
+            owner=grant.key.id if grant else None,
+            team=grant.key.team if grant else None,
+            provider_keys=grant.key.provider_key_limits(submission.request) if grant else {},
         )
         await self.store.submit(job)
         self.queue.wake(job.id, lane=job.lane, at=now)

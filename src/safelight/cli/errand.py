@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +43,9 @@ class Place:
     async def _local(self, stack: contextlib.AsyncExitStack, errand: "Errand") -> str:
         assert self.settings is not None  # noqa: S101 - there is an address or there are settings
         try:
-            address = await stack.enter_async_context(server.embedded(self.settings, waiting=_paid_call_out))
+            address = await stack.enter_async_context(
+                server.embedded(self.settings, waiting=_paid_call_out, made=_keys_made)
+            )
         except DataDirInUse as error:
             if error.holder is None or error.holder.address is None:
                 raise
@@ -67,6 +69,11 @@ def _paid_call_out(grace_s: float) -> None:
         f"A provider is being called, which may cost money: waiting up to {grace_s:g} s for its answer. "
         "Ctrl-C again leaves at once."
     )
+
+
+def _keys_made(made: Mapping[str, str]) -> None:
+    for name, key in made.items():
+        note(f"Virtual key {name}: {key} (shown this once)")
 
 
 def place(url: str | None, config: Path | None, data_dir: Path | None) -> Place:

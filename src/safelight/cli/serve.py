@@ -1,5 +1,6 @@
 """`safelight serve`."""
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Annotated, Literal
 
@@ -46,11 +47,11 @@ def serve(
         settings = read()
         listener = server.listen(settings)
         logs.configure(style=settings.log.format, level=settings.log.level)
-        started = lambda address: typer.echo(_greeting(settings, address))  # noqa: E731 - as short as it can be
+        started = lambda address, made: typer.echo(_greeting(settings, address, made))  # noqa: E731 - as short as it can be
         uvloop.run(server.serve(settings, listener, started=started, reread=read))
 
 
-def _greeting(settings: Settings, address: str) -> str:
+def _greeting(settings: Settings, address: str, made: Mapping[str, str]) -> str:
     enabled = enabled_providers(settings)
     off = provider_modules().keys() - {entry.type or name for name, entry in enabled.items()}
     lines = [
@@ -62,6 +63,7 @@ def _greeting(settings: Settings, address: str) -> str:
     ]
     if off:
         lines.append(f"  not on       {len(off)} more: `safelight doctor` says how to switch them on")
+    lines += [f"  virtual key  {name}: {key} (shown this once)" for name, key in made.items()]
     return "\n".join(lines)
 
 

@@ -129,6 +129,24 @@ class NotAllowed(PolicyRefusal):
     """The caller is known, and may not do this."""
 
 
+class AccessBlocked(NotAllowed):
+    """The virtual key is switched off or past its time."""
+
+    code = "access_blocked"
+
+
+class ProviderBlocked(NotAllowed):
+    """The provider, or the key of it that was named, is not in the virtual key's allow list."""
+
+    code = "provider_blocked"
+
+
+class ModelBlocked(NotAllowed):
+    """The model is not in the virtual key's allow list."""
+
+    code = "model_blocked"
+
+
 class StorageError(SafelightError):
     """The database or the blob store failed; the caller may try again."""
 

@@ -179,6 +179,8 @@ class Job:
     """The id of the virtual key that it was submitted with."""
     team: str | None = None
     """That key's team."""
+    provider_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Which of a provider's keys that virtual key may use, by target (`*` stands for any characters); else all."""
 
     @property
     def operation(self) -> Operation:

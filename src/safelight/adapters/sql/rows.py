@@ -30,7 +30,7 @@ T = TypeVar("T")
 JOB_COLUMNS = (
     "seq, id, request_id, status, lane, request, created_at, ttl_s, due_at, started_at, completed_at, attempts,"
     " result, error, charged, cost_micros, earlier_attempts, cancelled_at, webhook, metadata, idempotency_key,"
-    " fingerprint, batch_id, batch_line, owner, team, progress"
+    " fingerprint, batch_id, batch_line, owner, team, progress, provider_keys"
 )
 ATTEMPT_COLUMNS = (
     "number, route, provider, model, key_name, n, state, started_at, ended_at, handle, error_class, error,"
@@ -40,6 +40,7 @@ ATTEMPT_COLUMNS = (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NO_METADATA: Mapping[str, str] = {}
+_ALL_KEYS: Mapping[str, tuple[str, ...]] = {}
 
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(ImageRequest)
@@ -47,6 +48,7 @@ _result = msgspec.json.Decoder(JobResult)
 _error = msgspec.json.Decoder(JobError)
 _production = msgspec.json.Decoder(Production)
 _metadata = msgspec.json.Decoder(dict[str, str])
+_names = msgspec.json.Decoder(dict[str, tuple[str, ...]])
 
 
 def to_micros(moment: datetime) -> int:
@@ -108,6 +110,7 @@ def job_values(job: Job) -> Row:
         job.batch.number if job.batch else None,
         job.owner,
         job.team,
+        _encode(job.provider_keys) if job.provider_keys else None,
     )
 
 
@@ -138,6 +141,7 @@ def job_of(row: Row) -> Job:
         owner=row[24],
         team=row[25],
         progress=row[26],
+        provider_keys=_ALL_KEYS if row[27] is None else _names.decode(row[27]),
     )
 
 
