@@ -47,7 +47,7 @@ from safelight.domain.errors import (
     UnsupportedFeature,
 )
 from safelight.domain.ids import JobId, ProviderName
-from safelight.domain.image import Operation, Usage
+from safelight.domain.image import Operation, Target, Usage
 from safelight.domain.job import Attempt, AttemptState, Job, JobHistory, JobStatus
 from safelight.domain.money import Charged
 from safelight.domain.plan import OnUnknown
@@ -67,6 +67,13 @@ from tests.doubles import (
 from tests.making import FLUX, NOON, OTHER, PAID, SPARE, image, job, later, request
 
 SPEC = ModelSpec(name="flux", operations=frozenset(Operation), fields=frozenset(), max_n=2)
+
+
+class NoChance(Random):
+    """Always the least."""
+
+    def random(self) -> float:
+        return 0.0
 
 
 class Bench:
@@ -356,6 +363,7 @@ async def test_a_provider_that_says_at_once_gets_a_pause_all_the_same(bench: Ben
 
 
 async def test_a_job_taken_up_too_early_waits_on(bench: Bench) -> None:
+    bench.keys.random = NoChance()
     bench.paid.answers = [ProviderBusy("wait", retry_after_s=90.0)]
     new = await bench.submit()
     engine = bench.engine()
@@ -799,12 +807,46 @@ async def test_a_known_repeat_waits_and_is_made_with_the_same_key(bench: Bench) 
 
 
 async def test_a_busy_key_is_left_alone_by_all_jobs_and_costs_them_no_retry(bench: Bench) -> None:
+    bench.keys.random = NoChance()
     bench.offer(PAID, bench.paid, retry=RetryPolicy(max=0))
     bench.paid.answers = [ProviderBusy("wait", retry_after_s=60.0)]
     await bench.run(await bench.submit())
     history = await bench.run(await bench.submit())
     assert (states(history), bench.agains[-1].at) == (["succeeded"], later(60))
     assert ended(await bench.run(await bench.submit()))[0] is JobStatus.COMPLETED
+
+
+async def test_jobs_that_wait_for_one_key_do_not_come_back_all_at_once(bench: Bench) -> None:
+    bench.paid.answers = [ProviderBusy("wait", retry_after_s=60.0)]
+    engine = bench.engine()
+    for _ in range(20):
+        new = await bench.submit()
+        again = await engine.step(new.id)
+        assert again is not None
+        bench.agains.append(again)
+    moments = sorted(again.at for again in bench.agains)
+    assert len(bench.paid.calls) == 1
+    assert later(60) <= moments[0]
+    assert moments[-1] <= later(75)
+    assert moments[-1] - moments[0] > timedelta(seconds=5)
+
+
+async def test_a_fallback_that_is_shut_down_is_passed_over(bench: Bench) -> None:
+    bench.paid.answers = [ProviderModelGone("gone")]
+    bench.spare.specs = [replace(SPEC, name="sd", shutdown_date=NOON.date())]
+    third = Target(provider=SPARE, model="newer")
+    history = await bench.run(await bench.submit(request=request(fallbacks=(OTHER, third))))
+    assert [attempt.target for attempt in history.attempts] == [FLUX, third]
+    assert ended(history)[0] is JobStatus.COMPLETED
+
+
+async def test_a_key_without_money_is_left_while_there_is_another(bench: Bench) -> None:
+    bench.offer(PAID, bench.paid, keys={"a": "*", "b": "*"})
+    bench.paid.answers = [ProviderAuthError("no credit", status=402)]
+    for _ in range(3):
+        assert ended(await bench.run(await bench.submit()))[0] is JobStatus.COMPLETED
+    names = [call.key.name for call in bench.paid.calls]
+    assert names.count(names[0]) == 1
 
 
 async def test_a_key_that_is_refused_is_left_while_there_is_another(bench: Bench) -> None:
@@ -824,6 +866,7 @@ async def test_an_only_key_is_tried_again_though_it_was_refused(bench: Bench) ->
 
 
 async def test_a_key_has_so_many_jobs_at_a_time(bench: Bench) -> None:
+    bench.keys.random = NoChance()
     entry = bench.providers[PAID]
     bench.providers[PAID] = replace(entry, keys=(replace(entry.keys[0], concurrency=1),))
     bench.paid.answers = [Accepted(handle="h1", poll_after_s=1)]

@@ -42,3 +42,12 @@ def test_a_blobs_key_tells_its_job_and_its_name() -> None:
     assert key == f"2026112312/{job_id}-ab-cd"
     assert blob_job(key) == job_id
     assert blob_name(key) == "ab-cd"
+
+
+@pytest.mark.parametrize(
+    ("seed", "further"), [(None, None), (0, 3), (7, 10), (2**31 - 1, 2**31 - 4), (2**63 - 1, 2**63 - 4), (-1, -1)]
+)
+def test_further_pictures_have_other_seeds_that_no_provider_finds_too_large(
+    seed: int | None, further: int | None
+) -> None:
+    assert request(seed=seed).further(3) == request(seed=further)

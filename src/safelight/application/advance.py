@@ -31,6 +31,7 @@ from safelight.application.ports import (
 from safelight.application.report import CallReport, Watchers
 from safelight.domain.access import allows_key
 from safelight.domain.breaker import FAULTS, Breaker, BreakerPolicy
+from safelight.domain.capability import refuse_retired
 from safelight.domain.errors import (
     ErrorClass,
     InvalidRequest,
@@ -218,7 +219,7 @@ class Advance:
             deduplicated=entry.deduplicated,
             retry=entry.retry,
             max_n=spec.max_n if spec else entry.provider.max_n,
-            refusal=_refusal(request, target, names, entry.provider),
+            refusal=self._refusal(request, target, names, entry.provider),
         )
 
     def open_breakers(self, now: datetime) -> Mapping[Target, datetime]:
@@ -228,6 +229,23 @@ class Advance:
             for target, breaker in self._breakers.items()
             if breaker.open_until is not None and breaker.open_until > now
         }
+
+    def _refusal(
+        self, request: ImageRequest, target: Target, names: tuple[str | None, ...], provider: Provider
+    ) -> JobError | None:
+        """Why a target cannot be used at all."""
+        if not names:
+            what = f"no key named {request.key_name!r}" if request.key_name else "no key"
+            return JobError(
+                status_code=400, code="provider_key_missing", message=f"provider {target.provider!r} has {what}"
+            )
+        if spec := provider.spec(target.model):
+            try:
+                refuse_retired(spec, request, provider.specs, self.clock.now().date())
+                spec.check(request)
+            except UnsupportedFeature as error:
+                return JobError(status_code=400, code=error.code, message=error.message, param=error.param)
+        return None
 
     def _put_off(self, history: JobHistory, target: Target) -> datetime | None:
         """Book a call that is about to be made, or say until when it must wait: a retry that would be one too many."""
@@ -278,7 +296,7 @@ class Advance:
             case ErrorClass.BUSY:
                 self.keys.cool(attempt.target, attempt.key_name, until)
             case ErrorClass.AUTH:
-                self.keys.refuse(attempt.target, attempt.key_name, error.status)
+                self.keys.refuse(attempt.target, attempt.key_name, error.status, self.clock.now())
             case _:
                 pass
 
@@ -364,8 +382,8 @@ class Advance:
         job, earlier = history.job, history.attempts
         offset = made_before(earlier, attempt.number) if earlier else 0
         request = job.request
-        if offset and request.seed is not None:  # the same seed again would bring the same pictures
-            request = replace(request, seed=request.seed + offset)
+        if offset:
+            request = request.further(offset)
         return Call(
             request=request,
             model=attempt.target.model,
@@ -559,22 +577,6 @@ def _importance(ended: Attempt | ProviderError) -> int:
     if ended.error_class is None:
         return logging.DEBUG
     return logging.WARNING if ended.error_class is ErrorClass.AUTH else logging.INFO
-
-
-def _refusal(
-    request: ImageRequest, target: Target, names: tuple[str | None, ...], provider: Provider
-) -> JobError | None:
-    if not names:
-        what = f"no key named {request.key_name!r}" if request.key_name else "no key"
-        return JobError(
-            status_code=400, code="provider_key_missing", message=f"provider {target.provider!r} has {what}"
-        )
-    if spec := provider.spec(target.model):
-        try:
-            spec.check(request)
-        except UnsupportedFeature as error:
-            return JobError(status_code=400, code=error.code, message=error.message, param=error.param)
-    return None
 
 
 def _job_error(error: ProviderError) -> JobError:

@@ -16,6 +16,11 @@ log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN = timedelta(seconds=0.5)
 """When to see whether a key has a place again."""
+_SPREAD = 0.25
+_LONGEST_SPREAD = timedelta(seconds=30)
+"""Those who wait for one key come back spread over this share of the wait, and not all at once."""
+_EMPTY_FOR = timedelta(minutes=5)
+"""So long an account without money or quota is left alone: it may be filled without anybody telling us."""
 _MOST_REMEMBERED = 10_000
 """Models are named by callers; what is remembered of them must not grow without end."""
 
@@ -46,7 +51,8 @@ class KeyPool:
 
     random: Random = field(default_factory=Random)
     _cooling: dict[_Use, datetime] = field(default_factory=dict)
-    _out: set[_Key | _Use] = field(default_factory=set)
+    _out: dict[_Key | _Use, datetime | None] = field(default_factory=dict)
+    """Those refused, until when; `None` where only the operator can mend it."""
     _jobs: dict[_Key, set[JobId]] = field(default_factory=dict)
 
     def usable(
@@ -56,17 +62,19 @@ class KeyPool:
         if self._out:
             # Where every key is refused they are tried all the same: the provider's own words reach the caller, and
             # what was mended over there works again at once.
-            keys = [entry for entry in keys if not self._is_out(target, entry.key.name)] or keys
+            keys = [entry for entry in keys if not self._is_out(target, entry.key.name, now)] or keys
         if len(keys) > 1:
             keys = sorted(keys, key=self._drawn)
         waits: dict[str | None, datetime] = {}
         for entry in keys:
             if (until := self._free_at(target, entry, now)) > now:
-                waits[entry.key.name] = until
+                spread = min((until - now) * _SPREAD, _LONGEST_SPREAD)
+                waits[entry.key.name] = until + spread * self.random.random()
         return tuple([entry.key.name for entry in keys]), waits
 
-    def _is_out(self, target: Target, name: str | None) -> bool:
-        return (target.provider, name) in self._out or (target.provider, name, target.model) in self._out
+    def _is_out(self, target: Target, name: str | None, now: datetime) -> bool:
+        uses: tuple[_Key | _Use, ...] = ((target.provider, name), (target.provider, name, target.model))
+        return any(use in self._out and _lasts(self._out[use], now) for use in uses)
 
     def _drawn(self, entry: KeyEntry) -> float:
         """Draw without putting back, by weight: the least of exponential waiting times comes first."""
@@ -83,23 +91,25 @@ class KeyPool:
             self._cooling.clear()
         self._cooling[target.provider, name, target.model] = until
 
-    def refuse(self, target: Target, name: str | None, status: int | None) -> None:
-        """Prefer the other keys until a restart or a reload: for all models after 401, after 403 for the one asked.
+    def refuse(self, target: Target, name: str | None, status: int | None, now: datetime) -> None:
+        """Prefer the other keys, until a restart or a reload: for all models after 401, after 403 for the one asked.
 
-        Where there is no key there is none to take out.
+        Any other refusal of a key is an account's that is empty, for a while. Where there is no key there is none to
+        take out.
         """
-        if name is None or status not in {401, 403} or self._is_out(target, name):
+        if name is None or self._is_out(target, name, now):
             return
         if len(self._out) >= _MOST_REMEMBERED:
             self._out.clear()
-        self._out.add((target.provider, name) if status == 401 else (target.provider, name, target.model))
+        until = None if status in {401, 403} else now + _EMPTY_FOR
+        self._out[(target.provider, name, target.model) if status == 403 else (target.provider, name)] = until
         log.error(
             "provider_key_refused",
             provider=target.provider,
             key=name,
-            model=None if status == 401 else target.model,
+            model=target.model if status == 403 else None,
             status=status,
-            remedy="mend the key in the settings and send SIGHUP, or restart",
+            remedy="mend the key in the settings and send SIGHUP, or restart" if until is None else "fill the account",
         )
 
     def cooling(self, provider: ProviderName, name: str | None, now: datetime) -> dict[str, datetime]:
@@ -127,4 +137,8 @@ class KeyPool:
     def renew(self, provider: ProviderName) -> None:
         """Give the keys of a provider a new chance: the operator has seen to them."""
         self._cooling = {use: until for use, until in self._cooling.items() if use[0] != provider}
-        self._out = {key for key in self._out if key[0] != provider}
+        self._out = {key: until for key, until in self._out.items() if key[0] != provider}
+
+
+def _lasts(until: datetime | None, now: datetime) -> bool:
+    return until is None or until > now

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from safelight.domain.ids import BlobKey, ProviderName
 
+_LARGE_SEED = 2**30
 _PIXEL_SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 
 
@@ -127,6 +128,16 @@ class ImageRequest:
     """Headers for the provider (`x-bf-eh-<name>` on the wire)."""
     key_name: str | None = None
     """The provider key that the caller named (`x-bf-api-key`)."""
+
+    def further(self, offset: int) -> "ImageRequest":
+        """The same request for pictures behind the first `offset`: the same seed again would bring the same ones.
+
+        A large seed goes down instead of up, so that it stays below whatever is a provider's largest; a negative one
+        stands for chance.
+        """
+        if self.seed is None or self.seed < 0:
+            return self
+        return replace(self, seed=self.seed - offset if self.seed >= _LARGE_SEED else self.seed + offset)
 
     @property
     def targets(self) -> tuple[Target, ...]:
