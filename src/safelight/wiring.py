@@ -269,6 +269,7 @@ class Gateway:
             clock=self._clock,
             max_bytes=limits.max_output_image,
             max_pixels=_MOST_OUTPUT_PIXELS,
+            paid=True,
         )
 
     def _intake_workspace(self, job_id: JobId) -> JobWorkspace:

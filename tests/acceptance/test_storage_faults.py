@@ -71,7 +71,7 @@ async def test_a_full_disk_refuses_submits_and_is_well_again_when_there_is_room(
         assert await gateway.ended() == 0
 
 
-async def test_a_disk_that_fills_while_a_paid_call_is_out_does_not_lose_the_account_of_it(
+async def test_a_disk_that_fills_while_a_paid_call_is_out_does_not_lose_its_picture(
     tmp_path: Path, box: OpenAICompatibleSimulator
 ) -> None:
     box.faults.push(Fault(hold=True))
@@ -84,8 +84,9 @@ async def test_a_disk_that_fills_while_a_paid_call_is_out_does_not_lose_the_acco
             await assert_refused(gateway)
         gateway.limit_file_size(-1)
         body = await gateway.result(job_id)
-        assert body["error"]["error"]["code"] == "outcome_unknown"
-        assert gateway.attempts(job_id) == [("box", "unknown", "unknown")]
+        assert body["status"] == "completed"
+        assert await gateway.picture(body)
+        assert gateway.attempts(job_id) == [("box", "succeeded", "yes")]
         assert box.submissions == 1
 
 

@@ -325,6 +325,73 @@ async def test_a_full_disk_is_a_storage_fault_and_leaves_nothing(
     assert descriptors() == before
 
 
+class FullDisk:
+    """Takes `room` bytes; `pauses` are those that writers made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, room: int) -> None:
+        self.room = room
+        self.pauses: list[float] = []
+        self.empties_after = 10**9
+        write: Callable[[int, bytes], int] = os.write
+
+        def limited(descriptor: int, content: bytes) -> int:
+            if self.room <= 0:
+                raise OSError(28, "No space left on device")
+            self.room -= (written := write(descriptor, content[: self.room]))
+            return written
+
+        monkeypatch.setattr(os, "write", limited)
+
+    async def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        if len(self.pauses) >= self.empties_after:
+            self.room = 10**9
+
+
+@pytest.mark.parametrize("size", [10, 500_000])
+async def test_what_is_paid_for_waits_until_the_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    disk = FullDisk(monkeypatch, room=size // 3)
+    disk.empties_after = 3
+    store = LocalBlobStore(tmp_path, pause=disk.pause)
+    writer = store.writer(to := key(), patient=True)
+    for start in range(0, size, 65536):
+        await writer.write(LARGE[start : min(size, start + 65536)])
+    await writer.close()
+    await store.close()
+    assert (tmp_path / to).read_bytes() == LARGE[:size]
+    assert disk.pauses == [0.5, 1, 2]
+
+
+@pytest.mark.parametrize("size", [10, 500_000])
+async def test_patience_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    before = descriptors()
+    disk = FullDisk(monkeypatch, room=5)
+    store = LocalBlobStore(tmp_path, pause=disk.pause)
+    writer = store.writer(to := key(), patient=True)
+
+    async def fill() -> None:
+        await writer.write(LARGE[:size])
+        await writer.close()
+
+    with pytest.raises(StorageError):
+        await fill()
+    await writer.abort()
+    await store.close()
+    assert not (tmp_path / to).exists()
+    assert (sum(disk.pauses), descriptors()) == (120.5, before)
+
+
+async def test_a_file_whose_sync_failed_is_not_trusted_however_patient(bare: LocalBucket, syncs: Syncs) -> None:
+    syncs.fault = OSError(5, "Input/output error")
+    writer = bare.store.writer(key(), patient=True)
+    await writer.write(b"x")
+    with pytest.raises(StorageError):
+        await writer.close()
+    assert len(syncs.paths) == 1
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError):

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -193,7 +194,8 @@ async def blobs(tmp_path: Path) -> AsyncIterator[LocalBlobStore]:
 
 
 def workspace(blobs: LocalBlobStore, **limits: int) -> JobWorkspace:
-    return JobWorkspace(blobs, new_id(), clock=FakeClock(), **{"max_bytes": 10**6, "max_pixels": 10**6, **limits})
+    wanted: dict[str, Any] = {"max_bytes": 10**6, "max_pixels": 10**6, **limits}
+    return JobWorkspace(blobs, new_id(), clock=FakeClock(), **wanted)
 
 
 def files(blobs: LocalBlobStore) -> list[Path]:

@@ -177,13 +177,16 @@ class StoringSink:
 class JobWorkspace:
     """The images of one job."""
 
-    def __init__(self, blobs: BlobStore, job_id: JobId, *, clock: Clock, max_bytes: int, max_pixels: int) -> None:
-        """Limits hold for each image."""
+    def __init__(
+        self, blobs: BlobStore, job_id: JobId, *, clock: Clock, max_bytes: int, max_pixels: int, paid: bool = False
+    ) -> None:
+        """Limits hold for each image; those that are `paid` for are worth waiting for a store that takes nothing."""
         self._blobs = blobs
         self._job_id = job_id
         self._clock = clock
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
+        self._paid = paid
         self.keys: list[BlobKey] = []
         """All that were begun here."""
 
@@ -192,7 +195,7 @@ class JobWorkspace:
         key = blob_key(self._clock.now(), self._job_id, secrets.token_hex(8))
         self.keys.append(key)
         probe = ImageProbe(max_pixels=self._max_pixels)
-        return StoringSink(self._blobs.writer(key), key, probe, max_bytes=self._max_bytes)
+        return StoringSink(self._blobs.writer(key, patient=self._paid), key, probe, max_bytes=self._max_bytes)
 
     def read(self, image: StoredImage) -> AsyncIterator[bytes]:
         """Stream an image; raises `NotFound`, `StorageError`."""

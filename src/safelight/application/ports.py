@@ -185,8 +185,8 @@ class BlobWriter(Protocol):
 class BlobStore(Protocol):
     """Image bytes. Every method raises `StorageError` when the store fails."""
 
-    def writer(self, key: BlobKey) -> BlobWriter:
-        """Begin a new blob."""
+    def writer(self, key: BlobKey, *, patient: bool = False) -> BlobWriter:
+        """Begin a new blob. A patient writer waits some time for a store that takes nothing: the bytes are paid for."""
         ...
 
     def read(self, key: BlobKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:

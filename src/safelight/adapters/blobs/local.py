@@ -4,28 +4,34 @@ Reading, listing and deleting are obstore's. Writing is our own, since obstore d
 waits, then syncs all of it, so that images that end at the same time share the disk's work.
 """
 
+import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import structlog
 from obstore.store import LocalStore
 
 from safelight.adapters.blobs.object_store import WRITE_BUFFER_BYTES, ObjectBlobStore, unwritable
 from safelight.adapters.threads import BatchThread, Outcome
 from safelight.application.ports import BlobWriter
+from safelight.domain.errors import StorageError
 from safelight.domain.ids import BlobKey
 
+log = structlog.get_logger(__name__)
+
 _FOLDER_TRIES = 3
-
-
 _SYNCS_AT_ONCE = 8
+_PATIENCE_S = (0.5, 1, 2, 4, 8, 15, 30, 60)
+"""Between the tries to write what is paid for: a disk may be full for a moment."""
 
 
 class LocalBlobStore(ObjectBlobStore):
     """Blobs as files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Make the folder if need be; raises `StorageError`."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -33,12 +39,14 @@ class LocalBlobStore(ObjectBlobStore):
             raise unwritable(error) from error
         super().__init__(LocalStore(folder, automatic_cleanup=True))
         self._folder = folder
+        self._pause = pause
         disk = _Disk()
         self._disk: BatchThread[_Files] = BatchThread(disk.handle, name="blob-writer", at_end=disk.close)
 
-    def writer(self, key: BlobKey) -> BlobWriter:
+    def writer(self, key: BlobKey, *, patient: bool = False) -> BlobWriter:
         """See `BlobStore.writer`."""
-        return _FileWriter(self._disk, self._folder / key)
+        pauses = [partial(self._pause, pause_s) for pause_s in (_PATIENCE_S if patient else ())]
+        return _FileWriter(self._disk, self._folder / key, pauses)
 
     async def close(self) -> None:
         """Finish what is being written."""
@@ -110,44 +118,57 @@ def _failure(error: OSError) -> Exception:
 class _FileWriter:
     """One file. Small ones are written in one go at their end."""
 
-    def __init__(self, disk: BatchThread[_Files], path: Path) -> None:
+    def __init__(self, disk: BatchThread[_Files], path: Path, pauses: Sequence[Callable[[], Awaitable[None]]]) -> None:
         self._disk = disk
         self._path = path
+        self._pauses = pauses
         self._waiting = bytearray()
         self._begun = False
         self._descriptor: int | None = None
+        self._complete = False
 
     async def write(self, chunk: bytes) -> None:
         self._waiting += chunk
         if len(self._waiting) >= WRITE_BUFFER_BYTES:
             self._begun = True
-            await self._disk.run(self._flush)
+            await self._patiently(self._flush)
 
     async def close(self) -> None:
-        await self._disk.run(self._finish)
+        try:
+            await self._patiently(self._finish)
+        except StorageError:
+            await self._disk.run(self._drop)
+            raise
 
     async def abort(self) -> None:
         if self._begun:  # a write that was cancelled may still be on its way to the disk
             await self._disk.run(self._drop)
 
+    async def _patiently(self, work: _Work) -> None:
+        """Do it, and again while what was written so far is still good: after a sync that failed it is not."""
+        for pause in self._pauses:
+            try:
+                return await self._disk.run(work)
+            except StorageError as error:
+                if self._complete:
+                    raise
+                log.warning("blob_write_failed", error=error.message)
+                await pause()
+        return await self._disk.run(work)
+
     def _flush(self, files: _Files) -> None:
         if self._descriptor is None:
             self._descriptor = self._create(files)
-        rest = memoryview(self._waiting)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
-        self._waiting = bytearray()
+        while self._waiting:
+            written = os.write(self._descriptor, self._waiting)
+            del self._waiting[:written]
 
     def _finish(self, files: _Files) -> None:
-        try:
-            self._flush(files)
-        except OSError:
-            self._drop(files)
-            raise
+        self._flush(files)
         if self._descriptor is not None:
             files.descriptors.append(self._descriptor)
             files.folders.add(self._path.parent)
-            self._descriptor = None
+            self._descriptor, self._complete = None, True
 
     def _drop(self, _: _Files) -> None:
         if self._descriptor is not None:

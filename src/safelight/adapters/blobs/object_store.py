@@ -22,8 +22,9 @@ class ObjectBlobStore:
         """`store` is rooted at the gateway's own prefix."""
         self._store = store
 
-    def writer(self, key: BlobKey) -> BlobWriter:
-        """See `BlobStore.writer`."""
+    def writer(self, key: BlobKey, *, patient: bool = False) -> BlobWriter:
+        """See `BlobStore.writer`; obstore tries again by itself, for anybody."""
+        del patient
         return _Writer(self._store, key)
 
     async def read(self, key: BlobKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
