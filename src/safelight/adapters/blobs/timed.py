@@ -18,9 +18,9 @@ class TimedBlobStore:
         self._store = store
         self._timed = timed
 
-    def writer(self, key: BlobKey) -> BlobWriter:
+    def writer(self, key: BlobKey, *, patient: bool = False) -> BlobWriter:
         """See `BlobStore.writer`."""
-        return _TimedWriter(self._store.writer(key), self._timed)
+        return _TimedWriter(self._store.writer(key, patient=patient), self._timed)
 
     async def read(self, key: BlobKey, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """See `BlobStore.read`. The time to the first byte counts; the rest is the reader's pace."""
