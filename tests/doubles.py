@@ -87,6 +87,9 @@ class ScriptedProvider:
         self.max_n: int | None = None
         self.calls: list[Call] = []
         self.polled: list[str] = []
+        self.stops: list[bool | Exception] = []
+        """What to say when work is to be stopped; `True` after the last."""
+        self.stopped: list[str] = []
 
     def spec(self, model: str) -> ModelSpec | None:
         return next((spec for spec in self.specs if model in {spec.name, *spec.aliases}), None)
@@ -106,8 +109,12 @@ class ScriptedProvider:
         return None if seen is None else float(seen)
 
     async def cancel(self, handle: str, call: Call) -> bool:
-        del handle, call
-        return False
+        del call
+        self.stopped.append(handle)
+        answer = self.stops.pop(0) if self.stops else True
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     @staticmethod
     async def _given(answers: list[Any], call: Call) -> object:

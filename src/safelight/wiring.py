@@ -36,13 +36,16 @@ from safelight.api.services import ApiLimits, MetricsPage, Services
 from safelight.application.administer import Administer
 from safelight.application.advance import Advance, ProviderEntry
 from safelight.application.callers import Callers, keyed_hash
+from safelight.application.cancel import Cancel
 from safelight.application.estimate import Estimate
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.observer import Observers
+from safelight.application.pace import Pace
 from safelight.application.ports import Provider, ProviderKey
 from safelight.application.queue_state import ReadQueue
 from safelight.application.read import Read
 from safelight.application.report import Watchers
+from safelight.application.retry import Retry
 from safelight.application.submit import Submit
 from safelight.application.sweep import Sweep
 from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings
@@ -252,6 +255,15 @@ class Gateway:
         self._engine: asyncio.Task[None] | None = None
         self._fetcher = HttpPictureFetcher()
         self.read = Read(store=self._store, queue=self._queue, bell=self._bell, clock=self._clock)
+        self.cancel = Cancel(
+            read=self.read,
+            store=self._store,
+            queue=self._queue,
+            blobs=self._blobs,
+            clock=self._clock,
+            observer=self._observer,
+        )
+        self.retry = Retry(read=self.read, store=self._store, queue=self._queue, clock=self._clock)
         self.submit = Submit(
             store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock, observer=self._observer
         )
@@ -291,6 +303,11 @@ class Gateway:
                 submit=self.submit,
                 read=self.read,
                 estimate=Estimate(providers=self._providers),
+                cancel=self.cancel,
+                retry=self.retry,
+                pace=Pace(
+                    slots={name: entry.concurrency for name, entry in self._providers.items()}, clock=self._clock
+                ),
                 blobs=self._blobs,
                 workspace=self._intake_workspace,
                 providers=self._ports(),
@@ -337,6 +354,7 @@ class Gateway:
             providers=self._providers,
             workspace=self.workspace,
             fetcher=self._fetcher,
+            blobs=self._blobs,
             clock=self._clock,
             on_unknown=self._settings.jobs.on_unknown,
             keys=self._keys,

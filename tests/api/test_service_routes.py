@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from safelight.api.docs import openapi_document
+from safelight.domain.caller import ANYBODY
 from tests.api.client import KINDS, SMALL, Client, parts_of
 from tests.api.serving import ServedGateway
 
@@ -337,7 +338,7 @@ async def test_signed_link_shows_only_what_a_job_made(own_client: Client, own: S
     """An input image is not given out, though it lies in the same store: even with a signature of ours."""
     job = await own_client.run("edits", parts_of("edits", response_format="url"))
     expires_at = datetime.fromisoformat(job["expires_at"])
-    stored = await asyncio.to_thread(own.call, lambda: own.gateway.read.job(job["id"]))
+    stored = await asyncio.to_thread(own.call, lambda: own.gateway.read.job(job["id"], ANYBODY))
     links = own.gateway.app.services.links
     assert stored.result is not None
     [output] = stored.result.production.outputs

@@ -71,6 +71,12 @@ class Shelf:
         await self.store.start_attempt(new.id, started())
         return new
 
+    async def ended(self, **members: Any) -> Job:
+        """A job that failed with its first attempt."""
+        new = await self.begun(**members)
+        await self.store.finish(new.id, ending(new), tries=1, attempt=failed(ended_at=NOON))
+        return (await self.read(new.id)).job
+
     async def read(self, job_id: JobId) -> JobHistory:
         """Read a job as it is for everybody: through the store that wrote it and through a new one."""
         own = await self.store.history(job_id)
@@ -359,6 +365,138 @@ async def test_a_job_is_postponed_into_another_lane(shelf: Shelf) -> None:
     assert (await shelf.read(new.id)).job == replace(new, lane=SPARE, due_at=later(60))
 
 
+# The caller's word: cancel and retry
+
+
+async def test_a_cancelled_job_starts_nothing_any_more(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    await shelf.store.cancel(new.id, later(1), lane=PAID, tries=1)
+    cancelled = (await shelf.read(new.id)).job
+    assert (cancelled.cancelled_at, cancelled.due_at) == (later(1), later(1))
+    await shelf.store.end_attempt(new.id, failed(), lane=PAID, due_at=later(2))
+    before = await shelf.read(new.id)
+    with pytest.raises(Superseded):
+        await shelf.store.start_attempt(new.id, started(2))
+    assert await shelf.unchanged(before)
+
+
+async def test_a_cancelled_job_only_ends_as_one(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    await shelf.store.cancel(new.id, later(1), lane=PAID, tries=1)
+    before = await shelf.read(new.id)
+    unaware = ending(new, succeeded())
+    with pytest.raises(Superseded):
+        await shelf.store.finish(new.id, unaware, tries=1, attempt=succeeded())
+    assert await shelf.unchanged(before)
+    aware = ending(before.job, succeeded(), now=later(2))
+    assert (aware.result, aware.charged) == (None, Charged.YES)
+    await shelf.store.finish(new.id, aware, tries=1, attempt=succeeded())
+    ended = (await shelf.read(new.id)).job
+    assert (ended.status, ended.status_code, ended.cancelled_at) == (JobStatus.FAILED, 499, later(1))
+    assert ended.charged is Charged.YES
+
+
+async def test_a_job_is_cancelled_once_and_only_as_its_caller_saw_it(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    for tries in (0, 2):
+        with pytest.raises(Superseded):
+            await shelf.store.cancel(new.id, later(1), lane=PAID, tries=tries)
+    await shelf.store.cancel(new.id, later(1), lane=PAID, tries=1)
+    for job_id in (new.id, (await shelf.ended()).id, new_id()):
+        with pytest.raises(Superseded):
+            await shelf.store.cancel(job_id, later(2), lane=PAID, tries=1)
+    assert (await shelf.read(new.id)).job.cancelled_at == later(1)
+
+
+@pytest.mark.parametrize("order", range(6))
+async def test_of_a_start_and_an_end_by_cancel_one_is_refused(shelf: Shelf, order: int) -> None:
+    """Whichever comes first: never both, so that nothing starts once the cancel was answered."""
+    new = await shelf.submitted()
+    cancelled = replace(new, cancelled_at=NOON)
+    racers = [
+        shelf.other.start_attempt(new.id, started()),
+        shelf.store.finish(new.id, ending(cancelled), tries=0),
+    ]
+    outcomes = await asyncio.gather(*(racers if order % 2 else reversed(racers)), return_exceptions=True)
+    assert [type(each) for each in outcomes].count(Superseded) == 1
+    fresh = await (await shelf.open()).history(new.id)
+    assert fresh.job.status is (JobStatus.PROCESSING if fresh.attempts else JobStatus.FAILED)
+
+
+@pytest.mark.parametrize("order", range(6))
+async def test_of_a_result_and_a_cancel_the_later_is_refused(shelf: Shelf, order: int) -> None:
+    new = await shelf.begun()
+    racers = [
+        shelf.store.finish(new.id, ending(new, succeeded()), tries=1, attempt=succeeded()),
+        shelf.other.cancel(new.id, NOON, lane=PAID, tries=1),
+    ]
+    outcomes = await asyncio.gather(*(racers if order % 2 else reversed(racers)), return_exceptions=True)
+    assert [type(each) for each in outcomes].count(Superseded) == 1
+    fresh = (await (await shelf.open()).history(new.id)).job
+    assert (fresh.status is JobStatus.COMPLETED) == (fresh.cancelled_at is None)
+
+
+async def test_that_a_provider_was_asked_to_stop_is_kept_with_the_attempt(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    accepted = started(state=AttemptState.ACCEPTED, handle="h")
+    with pytest.raises(Superseded):
+        await shelf.store.stop_asked(new.id, replace(accepted, stop_asked_at=later(1)))
+    await shelf.store.accept_attempt(new.id, accepted, due_at=later(1))
+    await shelf.store.stop_asked(new.id, replace(accepted, stop_asked_at=later(2)))
+    assert (await shelf.read(new.id)).attempts == (replace(accepted, stop_asked_at=later(2)),)
+
+
+async def test_a_failed_job_goes_back_to_its_beginning_and_keeps_its_ledger(shelf: Shelf) -> None:
+    new = await shelf.ended()
+    renewed = new.renewed(later(5))
+    await shelf.store.retry(renewed)
+    history = await shelf.read(new.id)
+    assert history.job == renewed
+    assert (renewed.status, renewed.earlier_attempts, renewed.due_at) == (JobStatus.PENDING, 1, later(5))
+    assert (len(history.attempts), history.run) == (1, ())
+    second = started(2, started_at=later(6))
+    await shelf.store.start_attempt(new.id, second)
+    last = succeeded(2, ended_at=later(7))
+    done = settle(renewed, (failed(), last), error=None, now=later(7))
+    await shelf.store.finish(new.id, done, tries=2, attempt=last)
+    whole = await shelf.read(new.id)
+    assert (whole.job.status, whole.job.started_at) == (JobStatus.COMPLETED, later(6))
+    assert [each.number for each in whole.run] == [2]
+    assert [status for _, status, _ in told(await shelf.store.events(new.id, after=0, limit=10))] == [
+        "pending",
+        "processing",
+        "failed",
+        "pending",
+        "processing",
+        "completed",
+    ]
+
+
+async def test_a_job_is_retried_once_and_only_when_it_has_failed(shelf: Shelf) -> None:
+    new, running = await shelf.ended(), await shelf.begun()
+    done = await shelf.begun()
+    await shelf.store.finish(done.id, ending(done, succeeded()), tries=1, attempt=succeeded())
+    await shelf.store.retry(new.renewed(later(5)))
+    for late in (new, running, (await shelf.read(done.id)).job, job()):
+        with pytest.raises(Superseded):
+            await shelf.store.retry(replace(late.renewed(later(6)), attempts=1))
+
+
+async def test_an_expired_job_is_not_retried(shelf: Shelf) -> None:
+    new = await shelf.ended(ttl_s=5)
+    with pytest.raises(Superseded):
+        await shelf.store.retry(new.renewed(later(5)))
+    await shelf.store.retry(new.renewed(later(4)))
+
+
+async def test_the_deadline_of_a_retried_job_counts_from_the_retry(shelf: Shelf) -> None:
+    new = await shelf.ended(ttl_s=10**6)
+    await shelf.store.retry(new.renewed(later(100)))
+    young = await shelf.submitted(created_at=later(50))
+    assert await shelf.store.overdue(created_before=later(100), limit=10) == [young.id]
+    assert await shelf.store.overdue(created_before=later(101), limit=10) == [young.id, new.id]
+
+
 # Lists
 
 
@@ -419,7 +557,7 @@ async def test_expired_jobs_are_listed_with_the_earliest_first(shelf: Shelf) -> 
 
 
 async def test_deleted_jobs_are_gone_with_their_ledgers(shelf: Shelf) -> None:
-    gone, kept = await shelf.begun(), await shelf.begun()
+    gone, kept = await shelf.ended(), await shelf.ended()
     await shelf.store.delete([gone.id, new_id()])
     for store in (shelf.store, shelf.other):
         assert await store.get(gone.id) is None
@@ -582,7 +720,7 @@ async def test_progress_is_the_last_attempts(shelf: Shelf) -> None:
 
 
 async def test_previews_are_found_for_each_job(shelf: Shelf) -> None:
-    new, other, none = await shelf.begun(), await shelf.begun(), await shelf.begun()
+    new, other, none = await shelf.ended(), await shelf.begun(), await shelf.begun()
     shown = [image("a", new.id), image("b", new.id), image("c", other.id)]
     for number, (of, preview) in enumerate(zip((new, new, other), shown, strict=True)):
         await shelf.store.log_event(developed(of.id, preview, NOON, index=0, partial_index=number))
@@ -599,7 +737,15 @@ async def test_what_did_not_happen_is_in_no_log(shelf: Shelf) -> None:
 
 
 async def test_a_log_goes_with_its_job(shelf: Shelf) -> None:
-    new, other = await shelf.submitted(), await shelf.submitted()
+    new, other = await shelf.ended(), await shelf.submitted()
     await shelf.store.delete([new.id])
     assert await shelf.store.events(new.id, after=0, limit=10) == []
     assert len(await shelf.store.events(other.id, after=0, limit=10)) == 1
+
+
+async def test_a_job_that_runs_is_not_deleted(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    before = await shelf.read(new.id)
+    await shelf.store.delete([new.id])
+    assert await shelf.unchanged(before)
+    assert len(await shelf.store.events(new.id, after=0, limit=10)) == 2

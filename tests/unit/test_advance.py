@@ -118,6 +118,7 @@ class Bench:
                 "providers": self.providers,
                 "workspace": self.workspace,
                 "fetcher": self.fetcher,
+                "blobs": self.blobs,
                 "clock": self.clock,
                 "on_unknown": OnUnknown.FAIL,
                 "random": Random(7),
@@ -1044,3 +1045,124 @@ async def test_a_stored_picture_keeps_its_revised_prompt(bench: Bench) -> None:
     assert history.job.result is not None
     assert history.job.result.production.outputs[0].revised_prompt == "redder"
     assert image().blob
+
+
+# Cancel and retry
+
+
+async def test_accepted_work_is_stopped_once_and_then_asked_how_it_ended(bench: Bench) -> None:
+    new = await left_open(bench, handle="h")
+    await bench.store.cancel(new.id, NOON, lane=PAID, tries=1)
+    bench.paid.polls = [
+        Running(poll_after_s=5),
+        Failed(error=ProviderUncertain("stopped"), charged=Charged.YES),
+    ]
+    history = await bench.run(new)
+    assert ended(history) == (JobStatus.FAILED, "job_cancelled", Charged.YES)
+    assert (bench.paid.stopped, bench.paid.polled) == (["h"], ["h", "h"])
+    assert history.attempts[0].stop_asked_at == NOON
+    assert history.job.status_code == 499
+
+
+async def test_a_stop_that_did_not_get_through_is_asked_again(bench: Bench) -> None:
+    new = await left_open(bench, handle="h")
+    await bench.store.cancel(new.id, NOON, lane=PAID, tries=1)
+    bench.paid.stops = [ProviderUnavailable("down"), ProviderRejected("over already")]
+    bench.paid.polls = [Running(poll_after_s=5), Running(poll_after_s=5)]
+    history = await bench.run(new)
+    assert bench.paid.stopped == ["h", "h"]
+    assert ended(history) == (JobStatus.FAILED, "job_cancelled", Charged.YES)
+
+
+async def test_what_comes_of_cancelled_work_is_dropped_and_its_cost_booked(bench: Bench) -> None:
+    new = await left_open(bench, handle="h")
+    await bench.store.cancel(new.id, NOON, lane=PAID, tries=1)
+    bench.paid.polls = [lambda call: drawn(call, cost_micros=40_000)]
+    history = await bench.run(new)
+    assert ended(history) == (JobStatus.FAILED, "job_cancelled", Charged.YES)
+    assert (history.job.result, history.job.cost_micros) == (None, 40_000)
+    assert await blobs_of(bench) == []
+
+
+async def test_a_result_that_comes_after_the_cancel_is_dropped(bench: Bench) -> None:
+    """Cancelled while the call was out, by whomever: the commit of the result is refused."""
+    new = await bench.submit()
+
+    async def cancelled(call: Call) -> Finished:
+        await bench.store.cancel(new.id, NOON, lane=PAID, tries=1)
+        return await drawn(call, cost_micros=40_000)
+
+    bench.paid.answers = [cancelled]
+    history = await bench.run(new)
+    assert ended(history) == (JobStatus.FAILED, "job_cancelled", Charged.YES)
+    assert (history.job.cost_micros, states(history)) == (40_000, ["succeeded"])
+    assert await blobs_of(bench) == []
+
+
+async def test_a_cancelled_job_is_not_tried_again(bench: Bench) -> None:
+    new = await bench.submit(request=request(fallbacks=(OTHER,)))
+
+    async def cancelled(_: Call) -> Finished:
+        await bench.store.cancel(new.id, NOON, lane=PAID, tries=1)
+        raise ProviderUnavailable("down")
+
+    bench.paid.answers = [cancelled]
+    history = await bench.run(new)
+    assert ended(history) == (JobStatus.FAILED, "job_cancelled", Charged.NO)
+    assert (states(history), bench.spare.calls) == (["failed"], [])
+
+
+async def test_pictures_of_the_calls_before_a_cancel_are_dropped_too(bench: Bench) -> None:
+    bench.paid.max_n = 1
+    new = await bench.submit(request=request(n=2))
+
+    async def cancelled(call: Call) -> Finished:
+        await bench.store.cancel(new.id, NOON, lane=PAID, tries=2)
+        return await drawn(call)
+
+    bench.paid.answers = [drawn, cancelled]
+    history = await bench.run(new)
+    assert ended(history) == (JobStatus.FAILED, "job_cancelled", Charged.YES)
+    assert await blobs_of(bench) == []
+
+
+async def test_a_call_that_was_out_when_the_process_died_ends_as_cancelled_and_unknown(bench: Bench) -> None:
+    new = await left_open(bench)
+    await bench.store.cancel(new.id, NOON, lane=PAID, tries=1)
+    history = await bench.run(new, on_unknown=OnUnknown.RETRY)
+    assert ended(history) == (JobStatus.FAILED, "job_cancelled", Charged.UNKNOWN)
+    assert bench.paid.calls == []
+
+
+async def test_a_retried_job_begins_anew_and_adds_to_the_cost(bench: Bench) -> None:
+    bench.paid.answers = [ProviderUncertain("lost", cost_micros=1_000, charged=Charged.YES)]
+    new = await bench.submit()
+    lost = await bench.run(new)
+    assert ended(lost) == (JobStatus.FAILED, "outcome_unknown", Charged.YES)
+    await bench.store.retry(lost.job.renewed(bench.clock.now()))
+    bench.paid.answers = [lambda call: drawn(call, cost_micros=40_000)]
+    history = await bench.run(new)
+    assert ended(history) == (JobStatus.COMPLETED, None, Charged.YES)
+    assert (states(history), history.job.cost_micros) == (["unknown", "succeeded"], 41_000)
+
+
+async def test_a_retry_of_what_was_cancelled_half_way_makes_all_pictures_with_their_own_seeds(bench: Bench) -> None:
+    bench.paid.max_n = 1
+    new = await bench.submit(request=request(n=2, seed=7))
+
+    async def cancelled(call: Call) -> Finished:
+        await bench.store.cancel(new.id, NOON, lane=PAID, tries=2)
+        return await drawn(call)
+
+    bench.paid.answers = [drawn, cancelled]
+    dropped = await bench.run(new)
+    await bench.store.retry(dropped.job.renewed(bench.clock.now()))
+    history = await bench.run(new)
+    assert history.job.result is not None
+    assert len(history.job.result.production.outputs) == 2
+    assert [call.request.seed for call in bench.paid.calls] == [7, 8, 7, 8]
+    assert (history.job.cancelled_at, history.job.attempts) == (None, 4)
+
+
+async def blobs_of(bench: Bench) -> list[str]:
+    return [blob async for blobs in bench.blobs.written_before(later(10**6)) for blob in blobs]

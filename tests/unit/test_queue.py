@@ -414,3 +414,41 @@ async def test_a_fault_while_accepted_work_is_asked_for_gives_the_slot_back(monk
         assert [await runner.next() for _ in range(4)] == ["1"] * 4
         await quiet()
         assert (queue._lanes, queue._free) == ({}, 8)
+
+
+async def test_what_was_to_come_later_is_brought_forward_and_keeps_its_slot() -> None:
+    queue, runner = queue_of(Table(), slots=1), Runner()
+    runner.answers = {"1": [Again(at=now() + timedelta(hours=1), lane=A, at_work=True)]}
+    async with running(queue, runner):
+        queue.wake(JobId("1"), lane=A, at=now())
+        await runner.next()
+        await quiet()
+        queue.wake(JobId("2"), lane=A, at=now())
+        await quiet()
+        assert runner.order == ["1"]
+        queue.wake(JobId("1"), lane=A, at=now())
+        assert [await runner.next(), await runner.next()] == ["1", "2"]
+
+
+async def test_what_is_woken_during_its_step_takes_another_at_once() -> None:
+    queue, runner = queue_of(Table()), Runner()
+    runner.answers = {"1": [Again(at=now() + timedelta(hours=1), lane=A, at_work=True)]}
+    runner.hold("1")
+    async with running(queue, runner):
+        queue.wake(JobId("1"), lane=A, at=now())
+        await runner.next()
+        queue.wake(JobId("1"), lane=A, at=now())
+        runner.release("1")
+        assert await runner.next() == "1"
+
+
+async def test_a_later_wake_does_not_put_off_what_comes_sooner() -> None:
+    queue, runner = queue_of(Table()), Runner()
+    soon = now() + timedelta(milliseconds=30)
+    async with running(queue, runner):
+        queue.wake(JobId("1"), lane=A, at=soon)
+        await quiet()
+        queue.wake(JobId("1"), lane=A, at=now() + timedelta(hours=1))
+        assert await runner.next() == "1"
+        await quiet()
+    assert runner.order == ["1"]

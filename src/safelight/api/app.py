@@ -21,6 +21,7 @@ from safelight.api.errors import error_response
 from safelight.api.estimate import estimate_routes
 from safelight.api.files import file_routes
 from safelight.api.images import image_routes
+from safelight.api.job_routes import job_routes
 from safelight.api.metrics import metrics_routes
 from safelight.api.service import service_routes
 from safelight.api.services import Services
@@ -38,6 +39,7 @@ class Api:
         self._access = services.access
         self.routes = routes or [
             *image_routes(),
+            *job_routes(),
             *file_routes(),
             *service_routes(),
             *estimate_routes(),

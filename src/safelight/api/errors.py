@@ -10,7 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safelight.api.body import BodyError
-from safelight.domain.errors import NotAllowed, NotAuthenticated, NotFound, PolicyRefusal, RequestError, StorageError
+from safelight.domain.errors import (
+    Conflict,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    PolicyRefusal,
+    RequestError,
+    StorageError,
+)
 from safelight.domain.job import JobError
 
 log = structlog.get_logger(__name__)
@@ -64,9 +72,9 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def refused(error: RequestError, extra_fields: Mapping[str, Any] | None = None) -> Response:
-    """The caller's fault: 404 for what is not there, else 400."""
+    """The caller's fault: 404 for what is not there, 409 for what does not fit what is there, else 400."""
     missing = isinstance(error, NotFound)
-    status = 404 if missing else 400
+    status = 404 if missing else 409 if isinstance(error, Conflict) else 400
     body = error_body(
         message=error.message,
         status=status,

@@ -4,14 +4,16 @@ import re
 from collections.abc import Mapping
 from uuid import uuid4
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 
 from safelight.domain.errors import InvalidRequest
 
 _TTL = re.compile(r"[0-9]+")
 _MOST_TTL_DIGITS = 12
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,256}")
-_WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?", re.IGNORECASE)
+_SECONDS = re.compile(r"[0-9]{1,32}(\.[0-9]{0,32})?([eE][+-]?[0-9]{1,4})?")
+LONGEST_WAIT_S = 60.0
+"""A poll is held no longer than this."""
 _EXTRA_HEADER_PREFIX = "x-bf-eh-"
 _MOST_EXTRA_HEADERS = 64
 _NOT_FORWARDED = frozenset(
@@ -64,12 +66,43 @@ def is_true(headers: Headers, name: str) -> bool:
 
 def wanted_wait_s(headers: Headers) -> float | None:
     """How long a call of an OpenAI route is to be awaited: `None` for to its end (RFC 7240; `x-bf-async`)."""
-    preferences = ",".join(headers.getlist("prefer"))
-    words = {word.partition(";")[0].strip().lower() for word in preferences.split(",")}
-    if "respond-async" not in words:
+    preferences = _preferences(headers)
+    if "respond-async" not in preferences:
         return 0.0 if is_true(headers, "x-bf-async") else None
-    wait = _WAIT.search(preferences)
-    return float(wait.group(1)) if wait else 0.0
+    return _seconds(preferences.get("wait", "")) or 0.0
+
+
+def poll_wait_s(query: QueryParams, headers: Headers) -> float:
+    """How long a poll is to be held: `?wait=` or, where that is not there, `Prefer: wait=N`; at most a minute.
+
+    Raises `InvalidRequest` for a `?wait=` that is no number; a preference that cannot be read is none (RFC 7240).
+    """
+    wanted_s = _seconds(_preferences(headers).get("wait", ""))
+    if (text := query.get("wait")) is not None:
+        wanted_s = _seconds(text)
+        if wanted_s is None:
+            raise InvalidRequest("wait must be a number of seconds, such as 30", param="wait")
+    return min(wanted_s or 0.0, LONGEST_WAIT_S)
+
+
+def applied(headers: Headers) -> Mapping[str, str]:
+    """Which of the caller's preferences were heeded."""
+    heeded = {name: value for name, value in _preferences(headers).items() if name in {"respond-async", "wait"}}
+    told = ", ".join(f"{name}={value}" if value else name for name, value in heeded.items())
+    return {"Preference-Applied": told} if told else {}
+
+
+def _preferences(headers: Headers) -> Mapping[str, str]:
+    """Read `Prefer`: names in lower case; of several of one name the first counts."""
+    found: dict[str, str] = {}
+    for preference in ",".join(headers.getlist("prefer")).split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        found.setdefault(name.strip().lower(), value.strip().strip('"'))
+    return found
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if _SECONDS.fullmatch(text) else None
 
 
 def key_name(headers: Headers) -> str | None:

@@ -1,7 +1,6 @@
-"""The image routes: submit, poll, and the OpenAI routes that await the same job."""
+"""The image routes: submit, and the OpenAI routes that await the same job."""
 
-import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import structlog
@@ -15,12 +14,15 @@ from safelight.api.body import BodyError, ClientDisconnected, drop_body
 from safelight.api.errors import error_body, json_response, refused, unavailable
 from safelight.api.identity import submitter_of
 from safelight.api.intake import Intake
-from safelight.api.jobs import PATHS, JobRenderer, location, running
+from safelight.api.job_routes import renderer, still_running
+from safelight.api.jobs import PATHS, location
 from safelight.api.services import Services, services_of
 from safelight.application.submit import Submission
+from safelight.application.sweep import drop_images
 from safelight.domain.access import Grant
-from safelight.domain.errors import NotFound, PolicyRefusal, RequestError, StorageError
-from safelight.domain.ids import BlobKey, JobId
+from safelight.domain.caller import Caller
+from safelight.domain.errors import PolicyRefusal, RequestError, StorageError
+from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job
 from safelight.log_context import current_job
@@ -29,19 +31,13 @@ log = structlog.get_logger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-_POLL_AFTER = {"Retry-After": "1"}
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
 
 def image_routes() -> list[Route]:
-    """All nine of them."""
+    """All six of them."""
     routes: list[Route] = []
     for operation, path in PATHS.items():
         routes.append(Route(path, _submit(operation), methods=["POST"]))
-        routes.append(Route(f"{path}/{{job_id}}", _poll(operation), methods=["GET"]))
         routes.append(Route(path.replace("/async", ""), _awaited(operation), methods=["POST"]))
-    for route in routes:
-        route.methods = (route.methods or set()) - {"HEAD"}
     return routes
 
 
@@ -50,24 +46,10 @@ def _submit(operation: Operation) -> Endpoint:
         accepted = await _accept(request, operation, passes_extra=_wants_extra(request))
         if isinstance(accepted, Response):
             return accepted
-        headers = {**_POLL_AFTER, "Location": location(accepted), "x-request-id": accepted.request_id}
-        return running(accepted, headers=headers)
+        headers = {"Location": location(accepted), "x-request-id": accepted.request_id}
+        return await still_running(services_of(request), accepted, headers=headers)
 
     return submit
-
-
-def _poll(operation: Operation) -> Endpoint:
-    async def poll(request: Request) -> Response:
-        services = services_of(request)
-        job_id = request.path_params["job_id"]
-        if not _JOB_ID.fullmatch(job_id):
-            raise NotFound("job not found or expired")
-        job = await services.read.job(JobId(job_id), operation)
-        if job.status.terminal:
-            return await _renderer(request).finished(job)
-        return running(job, headers=_POLL_AFTER, queue_position=await services.read.queue_position(job))
-
-    return poll
 
 
 def _awaited(operation: Operation) -> Endpoint:
@@ -77,12 +59,15 @@ def _awaited(operation: Operation) -> Endpoint:
         if isinstance(accepted, Response):
             return accepted
         services = services_of(request)
+        submitter = Caller(owner=accepted.owner)
         headers = {"x-request-id": accepted.request_id, "x-safelight-job-id": accepted.id}
+        headers.update(said.applied(request.headers))
         whereabouts = {**headers, "Location": location(accepted)}
         try:
-            job = accepted if wait_s == 0 else await services.read.ended(accepted.id, timeout_s=wait_s)
+            job = accepted if wait_s == 0 else await services.read.ended(accepted.id, submitter, timeout_s=wait_s)
             if job.status.terminal:
-                return await _renderer(request).result(job, headers=headers)
+                services.pace.learn(job)
+                return await renderer(request).result(job, headers=headers)
         except StorageError as error:
             log.warning("storage_failed", error=error.message)
             return unavailable(f"the storage is not available; job {accepted.id} goes on", error.code, whereabouts)
@@ -90,7 +75,7 @@ def _awaited(operation: Operation) -> Endpoint:
         if wait_s is None:
             message = f"the gateway is shutting down; job {job.id} goes on after the restart"
             return unavailable(message, "shutting_down", headers)
-        return running(job, headers={**headers, **_POLL_AFTER})
+        return await still_running(services, job, headers=headers)
 
     return run
 
@@ -122,7 +107,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
             ),
         )
         if unused := intake.images_besides(wanted):
-            await _drop_images(services, unused)
+            await drop_images(services.blobs, unused)
         storing = True
         return await services.submit.accept(submission)
     except RequestError as error:
@@ -134,8 +119,8 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         raise
     finally:
         # Cancelled while it was being stored, the job may be there: its images stay, and the sweeper looks again.
-        if intake.images and not storing:
-            await _drop_images(services, intake.images)
+        if not storing:
+            await drop_images(services.blobs, intake.images)
 
 
 async def _submitter(request: Request, services: Services) -> Grant | None:
@@ -155,22 +140,5 @@ def _broken_body(error: BodyError, intake: Intake) -> Response:
     return json_response(body, error.status, {"Connection": "close"})
 
 
-async def _drop_images(services: Services, images: Sequence[BlobKey]) -> None:
-    try:
-        await services.blobs.delete(images)
-    except StorageError as error:
-        log.warning("images_left_for_the_sweeper", images=len(images), error=error.message)
-
-
 def _wants_extra(request: Request) -> bool:
     return said.is_true(request.headers, "x-bf-passthrough-extra-params")
-
-
-def _renderer(request: Request) -> JobRenderer:
-    services = services_of(request)
-    return JobRenderer(
-        blobs=services.blobs,
-        links=services.links,
-        providers=services.providers,
-        base_url=lambda: str(request.base_url),
-    )

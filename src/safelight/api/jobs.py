@@ -48,10 +48,10 @@ class JobRenderer:
     providers: Mapping[ProviderName, Provider]
     base_url: Callable[[], str]
 
-    async def finished(self, job: Job) -> Response:
+    async def finished(self, job: Job, *, headers: Mapping[str, str]) -> Response:
         """A job that has ended, as the async routes answer it: `$defs/AsyncJobFinished`."""
         inserts = _Inserts(self.blobs)
-        return await inserts.response(self._envelope(job, inserts), 200, {})
+        return await inserts.response(self._envelope(job, inserts), 200, headers)
 
     async def result(self, job: Job, *, headers: Mapping[str, str]) -> Response:
         """The job's end as the OpenAI routes answer it: the result, or the error with its own status."""
@@ -199,12 +199,15 @@ def _identity(job: Job) -> dict[str, Any]:
 
 
 def _meta(job: Job) -> dict[str, Any]:
-    return {
+    meta = {
         "request_type": job.operation.value,
         "model": str(job.request.target),
         "provider": job.result.target.provider if job.result is not None else job.lane,
         "attempts": job.attempts,
     }
+    if job.cancelled_at is not None:
+        meta["cancelled"] = True
+    return meta
 
 
 def _finished_meta(job: Job) -> dict[str, Any]:

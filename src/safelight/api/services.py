@@ -9,9 +9,12 @@ from safelight.api.access import Access
 from safelight.api.admin import AdminDoor
 from safelight.api.links import Links
 from safelight.application.callers import Callers
+from safelight.application.cancel import Cancel
 from safelight.application.estimate import Estimate
+from safelight.application.pace import Pace
 from safelight.application.ports import BlobStore, Provider, Workspace
 from safelight.application.read import Read
+from safelight.application.retry import Retry
 from safelight.application.submit import Submit
 from safelight.domain.ids import JobId, ProviderName
 
@@ -44,6 +47,9 @@ class Services:
     submit: Submit
     read: Read
     estimate: Estimate
+    cancel: Cancel
+    retry: Retry
+    pace: Pace
     blobs: BlobStore
     workspace: Callable[[JobId], Workspace]
     providers: Mapping[ProviderName, Provider]

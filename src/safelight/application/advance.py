@@ -15,6 +15,7 @@ from safelight.application.observer import Deaf, Exchange, Observer
 from safelight.application.ports import (
     Accepted,
     Again,
+    BlobStore,
     Call,
     Clock,
     Failed,
@@ -29,6 +30,7 @@ from safelight.application.ports import (
     Workspace,
 )
 from safelight.application.report import CallReport, Watchers
+from safelight.application.sweep import drop_images
 from safelight.domain.access import allows_key
 from safelight.domain.breaker import FAULTS, Breaker, BreakerPolicy
 from safelight.domain.capability import refuse_retired
@@ -51,7 +53,7 @@ from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest, OutputImage, Target
 from safelight.domain.job import Attempt, AttemptState, Job, JobError, JobHistory, Production
 from safelight.domain.money import Charged
-from safelight.domain.outcome import settle
+from safelight.domain.outcome import made, settle, without_pictures
 from safelight.domain.plan import (
     Abandon,
     Complete,
@@ -132,6 +134,7 @@ class Advance:
     providers: Mapping[ProviderName, ProviderEntry]
     workspace: Callable[[JobId], Workspace]
     fetcher: PictureFetcher
+    blobs: BlobStore
     clock: Clock
     on_unknown: OnUnknown
     random: Random = field(default_factory=Random)
@@ -179,8 +182,8 @@ class Advance:
                 return await self._move(job, job.lane, until)
             case Start() as start:
                 return await self._start(history, routes, start)
-            case Poll(attempt=attempt):
-                return await self._poll(history, routes, attempt)
+            case Poll(attempt=attempt, stop=stop):
+                return await self._poll(history, routes, attempt, stop=stop)
             case Abandon(attempt=attempt):
                 return await self._conclude(history, routes, self._failed(history, routes, attempt, _ABANDONED))
             case Wait(until=until, route=route):
@@ -253,7 +256,7 @@ class Advance:
         budget = self._budgets.get(target.provider)
         if budget is None:
             budget = self._budgets[target.provider] = RetryBudget(share=entry.retry.share, least=entry.retry.least)
-        last = history.attempts[-1] if history.attempts else None
+        last = history.run[-1] if history.run else None
         retry = (
             last is not None
             and last.target.provider == target.provider
@@ -348,14 +351,17 @@ class Advance:
         await self._surely(lambda: self.store.accept_attempt(job.id, attempt, due_at=due_at))
         return Again(at=due_at, lane=job.lane, at_work=True)
 
-    async def _poll(self, history: JobHistory, routes: list[Route], attempt: Attempt) -> Again | None:
+    async def _poll(self, history: JobHistory, routes: list[Route], attempt: Attempt, *, stop: bool) -> Again | None:
         job = history.job
         entry = self.providers.get(attempt.target.provider)
         if entry is None or attempt.handle is None:
             return await self._conclude(history, routes, self._failed(history, routes, attempt, _UNREACHABLE))
+        handle = attempt.handle
         self.keys.hold(job.id, attempt.target.provider, entry.entry(attempt.key_name))
         call = self._call(history, attempt)
-        answer = await self._exchange(job, attempt, Exchange.POLL, entry.provider.poll(attempt.handle, call))
+        if stop:
+            attempt = await self._stopped(job, attempt, entry.provider.cancel(handle, call))
+        answer = await self._exchange(job, attempt, Exchange.POLL, entry.provider.poll(handle, call))
         if isinstance(answer, Running):
             self.watchers.begin(job.id, entry.provider, call)
             if answer.progress is not None:
@@ -375,12 +381,23 @@ class Advance:
                 outcome = _lost(outcome)
         return await self._conclude(history, routes, self._ended(history, routes, attempt, outcome))
 
+    async def _stopped(self, job: Job, attempt: Attempt, request: Awaitable[bool]) -> Attempt:
+        """Ask the provider to stop. How the work ended and what it cost, its next answer tells."""
+        answer = await self._exchange(job, attempt, Exchange.CANCEL, request)
+        told = answer.code if isinstance(answer, ProviderError) else answer
+        log.info("stop_asked", job_id=job.id, target=str(attempt.target), answer=told)
+        if isinstance(answer, ProviderError) and answer.error_class.poll_again:
+            return attempt
+        attempt = replace(attempt, stop_asked_at=self.clock.now())
+        await self._surely(lambda: self.store.stop_asked(job.id, attempt))
+        return attempt
+
     async def _ask_again(self, job: Job, pause_s: float) -> Again:
         return replace(await self._move(job, job.lane, self._in(pause_s)), at_work=True)
 
     def _call(self, history: JobHistory, attempt: Attempt) -> Call:
         job, earlier = history.job, history.attempts
-        offset = made_before(earlier, attempt.number) if earlier else 0
+        offset = made_before(history.run, attempt.number) if earlier else 0
         request = job.request
         if offset:
             request = request.further(offset)
@@ -464,7 +481,7 @@ class Advance:
         """Book an attempt that failed, with the time of its next try if it may have one."""
         now = self.clock.now()
         route = routes[attempt.route]
-        failures = sum(other.route == attempt.route and other.error is not None for other in history.attempts)
+        failures = sum(other.route == attempt.route and other.error is not None for other in history.run)
         backoff_s = route.retry.delay_s(failures + 1, jitter=self.random.random())
         retry_at = now + timedelta(seconds=error.retry_after_s or backoff_s)
         self._learn(attempt, error, retry_at)
@@ -518,14 +535,24 @@ class Advance:
 
     async def _finish(self, history: JobHistory, *, error: JobError | None, attempt: Attempt | None = None) -> None:
         """Settle the job; `attempt` is the one whose end led to it, already part of the history."""
-        job = history.job
+        job, cancelled = history.job, history.job.cancelled_at is not None
         ending = settle(job, history.attempts, error=error, now=self.clock.now())
         tries = len(history.attempts)
-        await self._surely(lambda: self.store.finish(job.id, ending, tries=tries, attempt=attempt))
+        ended = without_pictures(attempt) if attempt and cancelled else attempt
+        try:
+            await self._surely(lambda: self.store.finish(job.id, ending, tries=tries, attempt=ended))
+        except Superseded:
+            now = await self._surely(lambda: self.store.get(job.id))
+            if cancelled or now is None or now.cancelled_at is None:
+                raise
+            await self._finish(replace(history, job=now), error=error, attempt=attempt)
+            return
+        if cancelled:
+            await drop_images(self.blobs, made(history.run))
         self.observer.ended(job, ending)
         log.info("job_ended", job_id=job.id, status=ending.status.value, charged=ending.charged.value)
 
-    async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:
+    async def _surely(self, write: Callable[[], Awaitable[T]]) -> T:
         """Commit what must not be forgotten: the money is spent. Ends only with success, or with the process."""
         while True:
             try:

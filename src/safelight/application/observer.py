@@ -15,6 +15,7 @@ class Exchange(StrEnum):
 
     START = "start"
     POLL = "poll"
+    CANCEL = "cancel"
 
 
 Told = Callable[[ProviderError | None], None]

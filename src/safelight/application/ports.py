@@ -92,12 +92,27 @@ class JobStore(Protocol):
     async def finish(self, job_id: JobId, ending: Ending, *, tries: int, attempt: Attempt | None = None) -> None:
         """Settle: the terminal state, with the end of the attempt that led to it, in one commit.
 
-        `tries` is the length of the ledger that the ending was made from.
+        `tries` is the length of the ledger that the ending was made from. The ending of a cancelled job must know of it.
         """
         ...
 
     async def progress(self, job_id: JobId, share: float, *, attempt: int, at: datetime) -> None:
         """Write how far a job is, from 0 to 1, while its attempt of that number is the last one."""
+        ...
+
+    async def cancel(self, job_id: JobId, at: datetime, *, lane: ProviderName, tries: int) -> None:
+        """Book that the caller wants the end of a job whose attempt number `tries` is out: no other will start.
+
+        The job is due at once.
+        """
+        ...
+
+    async def stop_asked(self, job_id: JobId, attempt: Attempt) -> None:
+        """Book that the provider was asked to stop accepted work."""
+        ...
+
+    async def retry(self, job: Job) -> None:
+        """Put a failed job back to its beginning, as `Job.renewed` makes it; its ledger and its log go on."""
         ...
 
     async def log_event(self, event: JobEvent) -> None:
@@ -121,7 +136,7 @@ class JobStore(Protocol):
         ...
 
     async def delete(self, job_ids: Sequence[JobId]) -> None:
-        """Remove jobs with their ledgers."""
+        """Remove jobs that have ended, with their ledgers and logs; one that runs (again) stays."""
         ...
 
     async def existing(self, job_ids: Sequence[JobId]) -> set[JobId]:
@@ -150,7 +165,7 @@ class Queue(Protocol):
     """Wakes the engine. The jobs table is the record: an id may come twice, and is then harmless."""
 
     def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
-        """Tell of a job whose entry has been committed."""
+        """Tell of a job whose entry has been committed. One that was to be taken up later is brought forward."""
         ...
 
     async def position(self, job: Job) -> int | None:

@@ -5,10 +5,13 @@ import contextlib
 from dataclasses import dataclass, replace
 
 from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore, Queue
+from safelight.domain.caller import LINK_HOLDER, Caller
 from safelight.domain.errors import NotFound
 from safelight.domain.ids import JobId, blob_name
 from safelight.domain.image import Operation, StoredImage
 from safelight.domain.job import Job, JobHistory, JobStatus
+
+_GONE = "job not found or expired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,25 +23,29 @@ class Read:
     bell: Bell
     clock: Clock
 
-    async def job(self, job_id: JobId, operation: Operation | None = None) -> Job:
-        """Read a job that has not expired. Raises `NotFound` (contract P4 and P8, in that order), `StorageError`."""
-        job = await self.store.get(job_id)
-        if job is None or job.expired(self.clock.now()):
-            raise NotFound("job not found or expired")
+    async def job(self, job_id: JobId, caller: Caller, operation: Operation | None = None) -> Job:
+        """Read a job that has not expired. Raises `NotFound`, `StorageError`."""
+        return self._shown(await self.store.get(job_id), caller, operation)
+
+    async def history(self, job_id: JobId, caller: Caller, operation: Operation | None = None) -> JobHistory:
+        """Read a job with its ledger. Raises as `job` does."""
+        history = await self.store.history(job_id)
+        if history is None:
+            raise NotFound(_GONE)
+        self._shown(history.job, caller, operation)
+        return history
+
+    def _shown(self, job: Job | None, caller: Caller, operation: Operation | None) -> Job:
+        """Refuse in the contract's order (P4, P7, P8). Somebody else's job answers as one that is not there."""
+        if job is None or job.expired(self.clock.now()) or not caller.may_see(job):
+            raise NotFound(_GONE)
         if operation is not None and job.operation is not operation:
             raise NotFound("operation type mismatch")
         return job
 
-    async def history(self, job_id: JobId) -> JobHistory:
-        """Read a job with its ledger. Raises `NotFound`, `StorageError`."""
-        history = await self.store.history(job_id)
-        if history is None or history.job.expired(self.clock.now()):
-            raise NotFound("job not found or expired")
-        return history
-
     async def image(self, job_id: JobId, name: str) -> StoredImage:
         """Find a picture that a job has brought, or a preview of one, by its name within the job. Raises `NotFound`."""
-        job = await self.job(job_id)
+        job = await self.job(job_id, LINK_HOLDER)
         outputs = job.result.production.outputs if job.result is not None else ()
         found = next((output.image for output in outputs if blob_name(output.image.blob) == name), None)
         if found is None and job.request.partial_images:
@@ -52,18 +59,20 @@ class Read:
         """How many jobs of its lane start before it; `None` when it does not wait, or waits too far back to see."""
         return await self.queue.position(job) if job.status is JobStatus.PENDING else None
 
-    async def ended(self, job_id: JobId, *, timeout_s: float | None = None) -> Job:
+    async def ended(
+        self, job_id: JobId, caller: Caller, operation: Operation | None = None, *, timeout_s: float | None = None
+    ) -> Job:
         """Wait until a job has ended, at most `timeout_s` or until the gateway stops, and read it as it then is."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                return await self._ended(job_id)
-        return await self.job(job_id)
+                return await self._ended(job_id, caller, operation)
+        return await self.job(job_id, caller, operation)
 
-    async def _ended(self, job_id: JobId) -> Job:
+    async def _ended(self, job_id: JobId, caller: Caller, operation: Operation | None) -> Job:
         while True:
             ring = self.bell.listen(job_id)
             try:
-                job = await self.job(job_id)
+                job = await self.job(job_id, caller, operation)
                 if job.status.terminal or self.bell.silent:
                     return job
                 await ring

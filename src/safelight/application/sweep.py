@@ -90,6 +90,16 @@ async def all_blobs(jobs: Sequence[Job], store: JobStore) -> Sequence[BlobKey]:
     return [*(blob for job in jobs for blob in job.blobs), *(preview.blob for preview in previews)]
 
 
+async def drop_images(blobs: BlobStore, keys: Sequence[BlobKey]) -> None:
+    """Remove images that no job has any more; those that resist are found again as orphans."""
+    if not keys:
+        return
+    try:
+        await blobs.delete(keys)
+    except StorageError as error:
+        log.warning("images_left_for_the_sweeper", images=len(keys), error=error.message)
+
+
 async def _survived(part: Callable[[], Awaitable[object]]) -> None:
     """Do a part of the work. Whatever goes wrong must not end the sweeper: nobody else would end stuck jobs."""
     try:

@@ -26,3 +26,6 @@ class Caller:
 
 ANYBODY = Caller()
 """A caller who showed no key."""
+
+LINK_HOLDER = Caller(admin=True)
+"""Whoever shows a link that the gateway signed: they were given it by somebody who may see the job."""

@@ -5,6 +5,7 @@ SafelightError               code (stable), message (safe to show)
 │  ├─ InvalidRequest         a field is missing, of the wrong type or out of range
 │  ├─ UnsupportedFeature     this model cannot express that field
 │  ├─ Conflict               it is so already, or something else is
+│  │  └─ NotRetryable        the job has not failed
 │  └─ NotFound               no such job, or not any more
 ├─ PolicyRefusal             who may do what, and what it may cost; `code` is the contract's word
 │  ├─ NotAuthenticated       no key, or an unknown one
@@ -91,6 +92,12 @@ class Conflict(RequestError):
     """It does not fit what is there already."""
 
     code = "conflict"
+
+
+class NotRetryable(Conflict):
+    """Only what has failed can be run again."""
+
+    code = "not_retryable"
 
 
 class NotFound(RequestError):

@@ -38,9 +38,13 @@ class LoggedEvent:
     event: JobEvent
 
 
-def moved_on(job_id: JobId, status: JobStatus, at: datetime, *, attempt: Attempt | None = None) -> JobEvent:
+def moved_on(
+    job_id: JobId, status: JobStatus, at: datetime, *, attempt: Attempt | None = None, cancelled: bool = False
+) -> JobEvent:
     """The event of a job that has moved on, because of `attempt` where there is one."""
     data: dict[str, Any] = {"status": status.value}
+    if cancelled:
+        data["cancelled"] = True
     if attempt is not None:
         data["attempt"] = attempt_facts(attempt)
     return JobEvent(job_id=job_id, name=EventName.JOB, at=at, data=data)

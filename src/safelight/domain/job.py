@@ -1,7 +1,7 @@
 """The job, its attempts, and the one table of allowed transitions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -22,15 +22,15 @@ class JobStatus(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing can change any more."""
-        return not TRANSITIONS[self]
+        """Whether it has ended, until the caller consents to a retry."""
+        return self in {JobStatus.COMPLETED, JobStatus.FAILED}
 
 
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PENDING: frozenset({JobStatus.PROCESSING, JobStatus.FAILED}),
     JobStatus.PROCESSING: frozenset({JobStatus.COMPLETED, JobStatus.FAILED}),
     JobStatus.COMPLETED: frozenset(),
-    JobStatus.FAILED: frozenset(),
+    JobStatus.FAILED: frozenset({JobStatus.PENDING}),
 }
 
 
@@ -111,6 +111,8 @@ class Attempt:
     """When the provider will hear us again, if it said so."""
     charged: Charged | None = None
     production: Production | None = None
+    stop_asked_at: datetime | None = None
+    """When the provider was asked to stop the work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +214,35 @@ class Job:
         """Whether its time is over."""
         return self.expires_at is not None and now >= self.expires_at
 
+    def ended(self, ending: "Ending") -> "Job":
+        """Make it as its ending leaves it."""
+        return replace(
+            self,
+            status=ending.status,
+            due_at=None,
+            completed_at=ending.completed_at,
+            result=ending.result,
+            error=ending.error,
+            charged=ending.charged,
+            cost_micros=ending.cost_micros,
+            cancelled_at=self.cancelled_at or ending.cancelled_at,
+        )
+
+    def renewed(self, now: datetime) -> "Job":
+        """Make it as it is when its caller has consented to a retry: what was tried so far only counts for the cost."""
+        return replace(
+            self,
+            status=JobStatus.PENDING,
+            lane=self.request.target.provider,
+            due_at=now,
+            started_at=None,
+            completed_at=None,
+            error=None,
+            progress=None,
+            cancelled_at=None,
+            earlier_attempts=self.attempts,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
@@ -222,6 +253,8 @@ class Ending:
     cost_micros: int | None
     result: JobResult | None = None
     error: JobError | None = None
+    cancelled_at: datetime | None = None
+    """When the caller asked for it, as far as whoever made this ending knew."""
 
     @property
     def status(self) -> JobStatus:
@@ -235,3 +268,14 @@ class JobHistory:
 
     job: Job
     attempts: tuple[Attempt, ...] = field(default=())
+
+    @property
+    def run(self) -> tuple[Attempt, ...]:
+        """The attempts since the submit, or since the caller's last consent to a retry."""
+        return self.attempts[self.job.earlier_attempts :]
+
+    @property
+    def open_attempt(self) -> Attempt | None:
+        """The one that is out."""
+        last = self.attempts[-1] if self.attempts else None
+        return last if last is not None and last.state.open else None

@@ -5,23 +5,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from safelight.domain.ids import BlobKey
 from safelight.domain.image import Usage
 from safelight.domain.job import Attempt, Ending, Job, JobError, JobResult, Production
 from safelight.domain.money import Charged
+from safelight.domain.plan import CANCELLED
 
 _BY_WEIGHT = (Charged.NO, Charged.UNKNOWN, Charged.YES)
 
 
 def settle(job: Job, attempts: Sequence[Attempt], *, error: JobError | None, now: datetime) -> Ending:
-    """Make the end of a job. Pictures that came are never thrown away: `error` is then why there are no more."""
-    done = [attempt for attempt in attempts if attempt.production is not None]
+    """Make the end of a job. Pictures that came are never thrown away: `error` is then why there are no more.
+
+    Unless it was cancelled: what came is dropped then, and what it cost still booked.
+    """
+    cancelled = job.cancelled_at is not None
+    done = [] if cancelled else [a for a in attempts[job.earlier_attempts :] if a.production is not None]
     return Ending(
         completed_at=now,
         charged=heaviest_charge(attempts),
         cost_micros=total_cost(attempts),
         result=_result(job, done, error, now) if done else None,
-        error=None if done else error,
+        error=CANCELLED if cancelled else None if done else error,
+        cancelled_at=job.cancelled_at,
     )
+
+
+def made(attempts: Sequence[Attempt]) -> tuple[BlobKey, ...]:
+    """The pictures that attempts brought."""
+    outputs = (output for attempt in attempts if attempt.production for output in attempt.production.outputs)
+    return tuple(output.image.blob for output in outputs)
+
+
+def without_pictures(attempt: Attempt) -> Attempt:
+    """Keep of an attempt what it cost, and let its pictures go."""
+    if attempt.production is None:
+        return attempt
+    return replace(attempt, production=replace(attempt.production, outputs=()))
 
 
 def _result(job: Job, done: Sequence[Attempt], shortfall: JobError | None, now: datetime) -> JobResult:

@@ -18,6 +18,8 @@ from safelight.domain.schedule import RetryPolicy
 PATIENCE = timedelta(minutes=2)
 """A longer wait than this, told by a busy provider, makes a fallback the better choice."""
 
+CANCELLED = JobError(status_code=499, code="job_cancelled", message="the job was cancelled")
+
 MOST_ABANDONED = 10
 """So often one target may be tried again because the gateway stopped. A job that makes it stop must end, too."""
 
@@ -60,9 +62,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
-    """Ask the provider about work that it accepted."""
+    """Ask the provider about work that it accepted. `stop`: first ask it to stop."""
 
     attempt: Attempt
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +102,14 @@ Step = Start | Poll | Abandon | Wait | Complete | GiveUp
 
 def decide(history: JobHistory, routes: Sequence[Route], *, on_unknown: OnUnknown, now: datetime) -> Step:
     """Choose the next step of a job that has not ended."""
-    attempts = history.attempts
-    if attempts and attempts[-1].state is AttemptState.STARTED:
-        return Abandon(attempt=attempts[-1])
-    if attempts and attempts[-1].state is AttemptState.ACCEPTED:
-        return Poll(attempt=attempts[-1])
+    cancelled = history.job.cancelled_at is not None
+    if (out := history.open_attempt) is not None:
+        if out.state is AttemptState.STARTED:
+            return Abandon(attempt=out)
+        return Poll(attempt=out, stop=cancelled and out.stop_asked_at is None)
+    if cancelled:
+        return GiveUp(error=CANCELLED)
+    attempts = history.run
     done = [attempt for attempt in attempts if attempt.state is AttemptState.SUCCEEDED]
     missing = history.job.request.count - sum(attempt.n for attempt in done)
     if done and missing <= 0:

@@ -13,7 +13,6 @@ from safelight.domain.image import StoredImage
 INSERT_EVENT = "INSERT INTO events (job_id, owner, name, at, data) SELECT id, owner, $2, $3, $4 FROM jobs WHERE id = $1"
 EVENTS_AFTER = "SELECT seq, job_id, name, at, data FROM events WHERE job_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
 PREVIEWS = "SELECT seq, job_id, name, at, data FROM events WHERE job_id = $1 AND name = 'partial_image' ORDER BY seq"
-DELETE_EVENTS = "DELETE FROM events WHERE job_id = $1"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode

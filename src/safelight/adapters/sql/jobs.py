@@ -25,7 +25,7 @@ OPEN_JOBS = "SELECT seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND
 START_JOB = (
     "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4,"
     " progress = NULL"
-    " WHERE id = $1 AND due_at IS NOT NULL RETURNING webhook, earlier_attempts"
+    " WHERE id = $1 AND due_at IS NOT NULL AND cancelled_at IS NULL RETURNING webhook, earlier_attempts"
 )
 INSERT_ATTEMPT = (
     "INSERT INTO attempts (job_id, number, route, provider, model, key_name, n, state, started_at)"
@@ -42,17 +42,33 @@ POSTPONE = "UPDATE jobs SET lane = $2, due_at = $3 WHERE id = $1 AND due_at IS N
 SET_PROGRESS = "UPDATE jobs SET progress = $2 WHERE id = $1 AND due_at IS NOT NULL AND attempts = $3"
 FINISH_JOB = (
     "UPDATE jobs SET status = $2, due_at = NULL, completed_at = $3, expires_at = $3 + ttl_s * 1000000, result = $4,"
-    " error = $5, error_code = $6, charged = $7, cost_micros = $8"
-    " WHERE id = $1 AND due_at IS NOT NULL AND attempts = $9 RETURNING webhook"
+    " error = $5, error_code = $6, charged = $7, cost_micros = $8, cancelled_at = coalesce(cancelled_at, $10)"
+    " WHERE id = $1 AND due_at IS NOT NULL AND attempts = $9 AND (cancelled_at IS NULL OR cancelled_at = $10)"
+    " RETURNING webhook"
+)
+CANCEL_JOB = (
+    "UPDATE jobs SET cancelled_at = $2, due_at = $2"
+    " WHERE id = $1 AND due_at IS NOT NULL AND cancelled_at IS NULL AND attempts = $3"
+)
+STOP_ASKED = "UPDATE attempts SET stop_asked_at = $3 WHERE job_id = $1 AND number = $2 AND state = 'accepted'"
+RETRY_JOB = (
+    "UPDATE jobs SET status = 'pending', lane = $2, due_at = $3, retried_at = $3, started_at = NULL, progress = NULL,"
+    " completed_at = NULL, expires_at = NULL, error = NULL, error_code = NULL, cancelled_at = NULL,"
+    " earlier_attempts = attempts WHERE id = $1 AND status = 'failed' AND attempts = $4 AND expires_at > $3"
 )
 # Jobs come in the order of their creation, so the first of the open ones are the oldest: no need to look at them all.
 OVERDUE = (
-    "SELECT id FROM (SELECT id, created_at FROM jobs WHERE due_at IS NOT NULL ORDER BY seq LIMIT $2) AS oldest"
-    " WHERE created_at < $1"
+    "SELECT id FROM (SELECT id, created_at FROM jobs WHERE due_at IS NOT NULL AND retried_at IS NULL"
+    " ORDER BY seq LIMIT $2) AS oldest WHERE created_at < $1"
+)
+OVERDUE_RETRIED = (
+    "SELECT id FROM jobs WHERE retried_at < $1 AND retried_at IS NOT NULL AND due_at IS NOT NULL"
+    " ORDER BY retried_at LIMIT $2"
 )
 EXPIRED = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2"  # noqa: S608 - as above
-DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = $1"
-DELETE_JOB = "DELETE FROM jobs WHERE id = $1"
+DELETE_EVENTS = "DELETE FROM events WHERE job_id = (SELECT id FROM jobs WHERE id = $1 AND due_at IS NULL)"
+DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = (SELECT id FROM jobs WHERE id = $1 AND due_at IS NULL)"
+DELETE_JOB = "DELETE FROM jobs WHERE id = $1 AND due_at IS NULL"
 JOB_EXISTS = "SELECT 1 FROM jobs WHERE id = $1"
 LIST_JOBS = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE seq < $1 ORDER BY seq DESC LIMIT $2"  # noqa: S608 - as above
 LIST_JOBS_BY_STATUS = (
@@ -68,7 +84,7 @@ _REQUEST = 5
 """Its place among the columns, read and written alike."""
 
 Enqueue = Callable[[Transaction, JobId, ProviderName, datetime], Awaitable[None]]
-"""Makes a queue entry in the transaction that writes the job: for queues that are tables of the same database."""
+"""Makes a queue entry, or brings forward the one that there is, in the transaction that writes the job: for queues that are tables of the same database."""
 
 
 class Ring(Protocol):
@@ -104,6 +120,14 @@ class JobMemory(Protocol):
 
     def finish(self, job_id: JobId, ending: Ending) -> None:
         """Apply the end."""
+        ...
+
+    def cancel(self, job_id: JobId, at: datetime) -> None:
+        """Apply that the caller wants its end."""
+        ...
+
+    def retry(self, job: Job) -> None:
+        """Apply its new beginning."""
         ...
 
     def drop(self, job_ids: Sequence[JobId]) -> None:
@@ -238,7 +262,9 @@ class SqlJobStore:
         """See `JobStore.finish`."""
         values = rows.ending_values(job_id, ending, tries)
         ended = rows.ended_attempt_values(job_id, attempt) if attempt else None
-        event = events.event_values(moved_on(job_id, ending.status, ending.completed_at, attempt=attempt))
+        cancelled = ending.cancelled_at is not None
+        moved = moved_on(job_id, ending.status, ending.completed_at, attempt=attempt, cancelled=cancelled)
+        event = events.event_values(moved)
         topics = {job_id, EVERY_JOB}
 
         async def write(transaction: Transaction) -> None:
@@ -269,6 +295,50 @@ class SqlJobStore:
 
         await self._database.write(write, then=then)
 
+    async def cancel(self, job_id: JobId, at: datetime, *, lane: ProviderName, tries: int) -> None:
+        """See `JobStore.cancel`."""
+        values = (job_id, rows.to_micros(at), tries)
+        event = events.event_values(moved_on(job_id, JobStatus.PROCESSING, at, cancelled=True))
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(CANCEL_JOB, *values), job_id)
+            await events.append(transaction, event)
+            if self._enqueue:
+                await self._enqueue(transaction, job_id, lane, at)
+
+        def then() -> None:
+            self._memory.cancel(job_id, at)
+            self._ring(job_id, EVERY_JOB)
+
+        await self._database.write(write, then=then)
+
+    async def stop_asked(self, job_id: JobId, attempt: Attempt) -> None:
+        """See `JobStore.stop_asked`."""
+        values = (job_id, attempt.number, rows.to_micros(attempt.stop_asked_at or attempt.started_at))
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(STOP_ASKED, *values), job_id)
+
+        await self._database.write(write)
+
+    async def retry(self, job: Job) -> None:
+        """See `JobStore.retry`."""
+        at = job.due_at or job.created_at
+        values = (job.id, job.lane, rows.to_micros(at), job.attempts)
+        event = events.event_values(moved_on(job.id, job.status, at))
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(RETRY_JOB, *values), job.id)
+            await events.append(transaction, event)
+            if self._enqueue:
+                await self._enqueue(transaction, job.id, job.lane, at)
+
+        def then() -> None:
+            self._memory.retry(job)
+            self._ring(job.id, EVERY_JOB)
+
+        await self._database.write(write, then=then)
+
     async def log_event(self, event: JobEvent) -> None:
         """See `JobStore.log_event`."""
         values = events.event_values(event)
@@ -290,7 +360,9 @@ class SqlJobStore:
 
     async def overdue(self, *, created_before: datetime, limit: int) -> Sequence[JobId]:
         """See `JobStore.overdue`."""
-        return [JobId(row[0]) for row in await self._fetch(OVERDUE, rows.to_micros(created_before), limit)]
+        before = rows.to_micros(created_before)
+        found = [*await self._fetch(OVERDUE, before, limit), *await self._fetch(OVERDUE_RETRIED, before, limit)]
+        return [JobId(row[0]) for row in found[:limit]]
 
     async def expired(self, *, now: datetime, limit: int) -> Sequence[Job]:
         """See `JobStore.expired`."""
@@ -302,10 +374,14 @@ class SqlJobStore:
 
         async def write(transaction: Transaction) -> None:
             await transaction.execute_many(DELETE_ATTEMPTS, values)
-            await transaction.execute_many(events.DELETE_EVENTS, values)
+            await transaction.execute_many(DELETE_EVENTS, values)
             await transaction.execute_many(DELETE_JOB, values)
 
-        await self._database.write(write, then=lambda: self._memory.drop(job_ids))
+        def then() -> None:
+            self._memory.drop(job_ids)
+            self._ring(*job_ids)
+
+        await self._database.write(write, then=then)
 
     async def existing(self, job_ids: Sequence[JobId]) -> set[JobId]:
         """See `JobStore.existing`."""

@@ -30,5 +30,11 @@ class NoMemory:
     def finish(self, job_id: JobId, ending: Ending) -> None:
         """Nothing is here to change."""
 
+    def cancel(self, job_id: JobId, at: datetime) -> None:
+        """Nothing is here to change."""
+
+    def retry(self, job: Job) -> None:
+        """Nothing is here to change."""
+
     def drop(self, job_ids: Sequence[JobId]) -> None:
         """Nothing is here to forget."""

@@ -34,7 +34,7 @@ JOB_COLUMNS = (
 )
 ATTEMPT_COLUMNS = (
     "number, route, provider, model, key_name, n, state, started_at, ended_at, handle, error_class, error,"
-    " retry_at, charged, production"
+    " retry_at, charged, production, stop_asked_at"
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -162,6 +162,7 @@ def attempt_of(row: Row) -> Attempt:
         retry_at=_moment(row[12]),
         charged=Charged(row[13]) if row[13] else None,
         production=_read(_production, row[14]),
+        stop_asked_at=_moment(row[15]),
     )
 
 
@@ -213,4 +214,5 @@ def ending_values(job_id: JobId, ending: Ending, tries: int) -> Row:
         ending.charged.value,
         ending.cost_micros,
         tries,
+        _micros(ending.cancelled_at),
     )

@@ -10,7 +10,7 @@ import contextlib
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -78,7 +78,9 @@ class SqliteQueue:
         self._lane_slots = lane_slots
         self._now = now
         self._lanes: dict[ProviderName, _Lane] = {}
-        self._later: list[tuple[datetime, JobId, ProviderName, bool]] = []
+        self._later: list[tuple[datetime, JobId]] = []
+        self._parked: dict[JobId, Again] = {}
+        """Those in `_later`. An entry there that is not of this time is left from before the job was brought forward."""
         self._known: set[JobId] = set()
         self._numbers: dict[JobId, int] = {}
         """Of each job in a lane's `ready`: how many had lined up there before it."""
@@ -92,7 +94,10 @@ class SqliteQueue:
 
     def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
         """See `Queue.wake`."""
-        if job_id in self._known:
+        if (parked := self._parked.get(job_id)) is not None:
+            self._place(job_id, replace(parked, at=min(at, parked.at)))
+            self._changed.set()
+        elif job_id in self._known:
             self._woken_again.add(job_id)
         elif len(self._known) < _MOST_IN_MEMORY:
             self._known.add(job_id)
@@ -134,9 +139,11 @@ class SqliteQueue:
 
     def _place(self, job_id: JobId, again: Again) -> None:
         if again.at <= self._now():
+            self._parked.pop(job_id, None)
             self._line_up(job_id, again.lane, at_work=again.at_work)
         else:
-            heapq.heappush(self._later, (again.at, job_id, again.lane, again.at_work))
+            self._parked[job_id] = again
+            heapq.heappush(self._later, (again.at, job_id))
 
     def _lane(self, name: ProviderName) -> _Lane:
         if (lane := self._lanes.get(name)) is None:
@@ -166,8 +173,11 @@ class SqliteQueue:
     def _promote(self) -> None:
         now = self._now()
         while self._later and self._later[0][0] <= now:
-            _, job_id, lane, at_work = heapq.heappop(self._later)
-            self._line_up(job_id, lane, at_work=at_work)
+            at, job_id = heapq.heappop(self._later)
+            parked = self._parked.get(job_id)
+            if parked is not None and parked.at == at:
+                del self._parked[job_id]
+                self._line_up(job_id, parked.lane, at_work=parked.at_work)
 
     def _line_up(self, job_id: JobId, name: ProviderName, *, at_work: bool) -> None:
         lane = self._lane(name)
@@ -198,6 +208,7 @@ class SqliteQueue:
 
     def _start(self, job_id: JobId, name: ProviderName, lane: _Lane, handler: StepHandler) -> None:
         self._free -= 1
+        self._woken_again.discard(job_id)
         lane.steps += 1
         task = asyncio.create_task(self._step(job_id, name, lane, handler))
         self._tasks.add(task)
@@ -223,9 +234,9 @@ class SqliteQueue:
             self._changed.set()
 
     def _put_back(self, job_id: JobId, name: ProviderName, again: Again | None) -> None:
-        if again is None and job_id in self._woken_again:
-            again = Again(at=self._now(), lane=name)
-        self._woken_again.discard(job_id)
+        if job_id in self._woken_again:
+            self._woken_again.remove(job_id)
+            again = replace(again or Again(at=self._now(), lane=name), at=self._now())
         if again is None:
             self._known.discard(job_id)
         else:

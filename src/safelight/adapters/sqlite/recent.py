@@ -64,16 +64,17 @@ class RecentJobs:
     def finish(self, job_id: JobId, ending: Ending) -> None:
         """Apply the end."""
         if (job := self._jobs.get(job_id)) is not None:
-            self._jobs[job_id] = replace(
-                job,
-                status=ending.status,
-                due_at=None,
-                completed_at=ending.completed_at,
-                result=ending.result,
-                error=ending.error,
-                charged=ending.charged,
-                cost_micros=ending.cost_micros,
-            )
+            self._jobs[job_id] = job.ended(ending)
+
+    def cancel(self, job_id: JobId, at: datetime) -> None:
+        """Apply that the caller wants its end."""
+        if (job := self._jobs.get(job_id)) is not None:
+            self._jobs[job_id] = replace(job, cancelled_at=at, due_at=at)
+
+    def retry(self, job: Job) -> None:
+        """Apply its new beginning."""
+        if job.id in self._jobs:
+            self._jobs[job.id] = job
 
     def drop(self, job_ids: Sequence[JobId]) -> None:
         """Forget jobs."""

@@ -1,0 +1,39 @@
+"""Run a failed job again: the caller's consent to what may be paid twice."""
+
+from dataclasses import dataclass
+
+import structlog
+
+from safelight.application.ports import Clock, JobStore, Queue
+from safelight.application.read import Read
+from safelight.domain.caller import Caller
+from safelight.domain.errors import NotRetryable, Superseded
+from safelight.domain.ids import JobId
+from safelight.domain.image import Operation
+from safelight.domain.job import Job, JobStatus
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """The job keeps its id, its ledger and its log."""
+
+    read: Read
+    store: JobStore
+    queue: Queue
+    clock: Clock
+
+    async def again(self, job_id: JobId, caller: Caller, operation: Operation | None = None) -> Job:
+        """Put a failed job back to its beginning. Raises `NotFound`, `NotRetryable`, `StorageError`."""
+        job = await self.read.job(job_id, caller, operation)
+        if job.status is not JobStatus.FAILED:
+            raise NotRetryable(f"only a failed job can be run again; this one is {job.status.value}")
+        renewed = job.renewed(self.clock.now())
+        try:
+            await self.store.retry(renewed)
+        except Superseded as superseded:
+            raise NotRetryable("the job has been run again already") from superseded
+        self.queue.wake(job.id, lane=renewed.lane, at=renewed.due_at or renewed.created_at)
+        log.info("job_retried", job_id=job.id, earlier_attempts=renewed.earlier_attempts)
+        return renewed
