@@ -230,6 +230,7 @@ new_jobs = st.builds(
     batch=st.none() | st.builds(BatchLine, batch_id=st.uuids().map(str), number=counts),
     owner=maybe_text,
     team=maybe_text,
+    trace_parent=maybe_text,
 )
 endings = st.one_of(
     st.builds(

@@ -304,6 +304,16 @@ class LogSettings(_Section):
     prompts: bool = Field(False, description="Whether prompts are logged.")
 
 
+class TraceSettings(_Section):
+    """Where traces go. Needs the extra otel."""
+
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://", description="Address for OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces."
+    )
+    share: float = Field(1.0, ge=0, le=1, description="Share of traces that are kept; one that a caller began is.")
+    service: str = Field("safelight", min_length=1, description="What this gateway is called in them.")
+
+
 class Settings(BaseSettings):
     """Everything has a default."""
 
@@ -314,6 +324,7 @@ class Settings(BaseSettings):
     jobs: JobSettings = JobSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
+    traces: TraceSettings = TraceSettings()
     providers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], ProviderEntrySettings] = Field(
         default_factory=dict, description="Where images come from."
     )

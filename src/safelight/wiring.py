@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -48,7 +48,7 @@ from safelight.application.report import Watchers
 from safelight.application.retry import Retry
 from safelight.application.submit import Submit
 from safelight.application.sweep import Sweep
-from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings
+from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings, TraceSettings
 from safelight.declared import declared
 from safelight.domain.breaker import BreakerPolicy
 from safelight.domain.errors import ConfigurationError, RequestError, StorageError
@@ -57,6 +57,9 @@ from safelight.domain.price import Price
 from safelight.domain.schedule import RetryPolicy
 from safelight.logs import JobLog
 from safelight.storage import Storage, open_storage
+
+if TYPE_CHECKING:  # needs packages of an extra
+    from safelight.adapters.traces import Traces
 
 log = structlog.get_logger(__name__)
 
@@ -177,6 +180,19 @@ def open_inspection(folder: Path) -> SqliteInspection | None:
     return SqliteInspection(path) if path.exists() else None
 
 
+def _open_traces(settings: TraceSettings) -> "Traces | None":
+    """Raise `ConfigurationError` where the packages are missing."""
+    if settings.endpoint is None:
+        return None
+    try:
+        from safelight.adapters.traces import Traces, open_tracing  # noqa: PLC0415 - needs packages of an extra
+    except ImportError as error:
+        raise ConfigurationError(
+            f"traces.endpoint needs the package {error.name}: pip install 'safelight[otel]'"
+        ) from error
+    return Traces(open_tracing(endpoint=settings.endpoint, share=settings.share, service=settings.service))
+
+
 def _keys(name: str, keys: tuple[KeySettings, ...]) -> tuple[KeyEntry, ...]:
     if len({key.name for key in keys}) < len(keys):
         raise ConfigurationError(f"providers.{name}.keys: each key needs a name of its own")
@@ -243,7 +259,9 @@ class Gateway:
         self._store, self._queue = storage.jobs, storage.queue
         self._blobs = TimedBlobStore(storage.blobs, metrics.blob)
         self._metrics = metrics
-        self._observer = Observers([JobLog(prompts=settings.log.prompts), metrics])
+        self._traces = _open_traces(settings.traces)
+        heard_by = [JobLog(prompts=settings.log.prompts), metrics, self._traces]
+        self._observer = Observers([each for each in heard_by if each is not None])
         self._keys = KeyPool()
         self._watchers = Watchers()
         self.secret_box = AesGcmBox(storage.encryption_keys)
@@ -322,7 +340,7 @@ class Gateway:
                 admin=_admin_door(self._settings),
                 callers=callers,
                 metrics=MetricsPage(page=partial(self._metrics.page, queue.state), protected=server.protect_metrics),
-                access=Access(served=self._metrics.served, kept=AccessLog(told.access)),
+                access=Access(served=self._metrics.served, kept=AccessLog(told.access), spans=self._traces),
                 ready=self._check_ready,
             ),
             routes=[*probe_routes(), *metrics_routes()] if server.role is Role.WORKER else None,
@@ -423,3 +441,5 @@ class Gateway:
         await self._fetcher.close()
         await self._sessions.close()
         await self._storage.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)

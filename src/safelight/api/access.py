@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, MutableMapping
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from safelight.api import headers as said
-from safelight.log_context import current_job, current_request
+from safelight.log_context import current_job, current_request, current_trace
 
 log = structlog.get_logger("safelight.access")
 
@@ -37,26 +37,47 @@ class AccessLog(StrEnum):
         return self is AccessLog.ALL
 
 
+class RequestSpans(Protocol):
+    """Traces requests."""
+
+    def begin(self, scope: Scope) -> Any | None:
+        """Open the span of a request; `None` for one that is not traced."""
+        ...
+
+    def end(self, span: Any, *, method: str, template: str, status: int) -> None:
+        """Close it."""
+        ...
+
+
 class Access:
     """Told of the begin and the end of each request."""
 
-    def __init__(self, *, served: Served = lambda *_: None, kept: AccessLog = AccessLog.NONE) -> None:
-        """`served` hears of every request, the log of those that are `kept`."""
+    def __init__(
+        self, *, served: Served = lambda *_: None, kept: AccessLog = AccessLog.NONE, spans: RequestSpans | None = None
+    ) -> None:
+        """`served` hears of every request, the log of those that are `kept`, `spans` of all, where there are any."""
         self._served = served
         self._kept = kept
+        self._spans = spans
 
     def begins(self, scope: Scope) -> float:
         """Name the request on every line to come; gives the moment for `ended`."""
         current_request.set(partial(request_id_of, scope))
         current_job.set(None)  # a connection answers one request after the other
+        if self._spans is not None:
+            current_trace.set(None)
+            scope["span"] = self._spans.begin(scope)
         return time.perf_counter()
 
     def ended(self, scope: Scope, status: int, begun: float) -> None:
         """The answer has gone out."""
         seconds, method = time.perf_counter() - begun, scope["method"]
-        self._served(scope.get("template", _NOWHERE), method, status, seconds)
+        template = scope.get("template", _NOWHERE)
+        self._served(template, method, status, seconds)
         if self._kept.wants(method, status, seconds):
             _tell(scope, method, status, seconds)
+        if self._spans is not None and scope["span"] is not None:
+            self._spans.end(scope["span"], method=method, template=template, status=status)
 
 
 def _tell(scope: Scope, method: str, status: int, seconds: float) -> None:

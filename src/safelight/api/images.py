@@ -25,7 +25,7 @@ from safelight.domain.errors import PolicyRefusal, RequestError, StorageError
 from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job
-from safelight.log_context import current_job
+from safelight.log_context import current_job, current_trace
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +102,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
             job_id=intake.job_id,
             request_id=request_id_of(request.scope),
             request=wanted,
+            trace_parent=current_trace.get(),
             ttl_s=said.result_ttl_s(
                 request.headers, default=services.limits.result_ttl_s, maximum=services.limits.max_result_ttl_s
             ),

@@ -22,6 +22,7 @@ class Submission:
     ttl_s: int
     grant: Grant | None = None
     """The virtual key that came with it."""
+    trace_parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class Submit:
             owner=grant.key.id if grant else None,
             team=grant.key.team if grant else None,
             provider_keys=grant.key.provider_key_limits(submission.request) if grant else {},
+            trace_parent=submission.trace_parent,
         )
         await self.store.submit(job)
         self.queue.wake(job.id, lane=job.lane, at=now)

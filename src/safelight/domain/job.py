@@ -177,6 +177,8 @@ class Job:
     """The caller's own labels."""
     idempotency: Idempotency | None = None
     batch: BatchLine | None = None
+    trace_parent: str | None = None
+    """The W3C trace context that it was submitted in, where traces are kept."""
     owner: str | None = None
     """The id of the virtual key that it was submitted with."""
     team: str | None = None

@@ -25,6 +25,7 @@ from safelight.domain.errors import (
     ProviderUncertain,
     SafelightError,
 )
+from safelight.log_context import current_trace
 
 MAX_REFUSAL_BYTES = 64 * 1024
 _READ_BUFFER_BYTES = 32 * 1024
@@ -250,6 +251,8 @@ class ProviderHttp:
         ours = {**_BASE_HEADERS, **self._dialect.authorise(call.key), **(headers or {})}
         if body is not None:
             ours["Content-Type"] = body.content_type
+        if (trace := current_trace.get()) is not None:
+            ours["traceparent"] = trace
         if call.request.extra_headers:
             taken = _DENIED_HEADERS | {name.lower() for name in ours}
             theirs = call.request.extra_headers.items()

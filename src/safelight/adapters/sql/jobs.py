@@ -16,8 +16,8 @@ from safelight.domain.webhook import WebhookEvent, events_of
 
 INSERT_JOB = (
     "INSERT INTO jobs (id, request_id, request_type, status, lane, model, request, created_at, ttl_s, due_at, webhook,"
-    " metadata, idempotency_key, fingerprint, batch_id, batch_line, owner, team, provider_keys)"
-    " VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
+    " metadata, idempotency_key, fingerprint, batch_id, batch_line, owner, team, provider_keys, trace_parent)"
+    " VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
 )
 GET_JOB = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - columns are constants
 GET_ATTEMPTS = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above

@@ -30,7 +30,8 @@ T = TypeVar("T")
 JOB_COLUMNS = (
     "seq, id, request_id, status, lane, request, created_at, ttl_s, due_at, started_at, completed_at, attempts,"
     " result, error, charged, cost_micros, earlier_attempts, cancelled_at, webhook, metadata, idempotency_key,"
-    " fingerprint, batch_id, batch_line, owner, team, progress, provider_keys"
+    " fingerprint, batch_id, batch_line, owner, team, progress, provider_keys,"
+    " trace_parent"
 )
 ATTEMPT_COLUMNS = (
     "number, route, provider, model, key_name, n, state, started_at, ended_at, handle, error_class, error,"
@@ -111,6 +112,7 @@ def job_values(job: Job) -> Row:
         job.owner,
         job.team,
         _encode(job.provider_keys) if job.provider_keys else None,
+        job.trace_parent,
     )
 
 
@@ -142,6 +144,7 @@ def job_of(row: Row) -> Job:
         team=row[25],
         progress=row[26],
         provider_keys=_ALL_KEYS if row[27] is None else _names.decode(row[27]),
+        trace_parent=row[28],
     )
 
 
