@@ -47,6 +47,7 @@ async def test_counts_what_the_gateway_did(own_client: Client) -> None:
     assert seen("upstream_call_seconds_count", call="start") == 4
     assert seen("upstream_errors_total", **{"class": "rejected"}) == 1
     assert seen("job_wait_seconds_count") == seen("job_run_seconds_count") == 4
+    assert seen("job_run_seconds_sum") < seen("upstream_call_seconds_sum") + 1
     assert seen("pictures_total") == 3
     assert seen("store_seconds_count", work="write") >= 12
     assert seen("blob_seconds_count", work="write") >= 3

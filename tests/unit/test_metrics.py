@@ -17,7 +17,7 @@ from safelight.domain.job import Attempt
 from safelight.domain.money import Charged
 from safelight.domain.outcome import settle
 from tests.doubles import ScriptedProvider
-from tests.making import FLUX, NOON, OTHER, PAID, SPARE, failed, job, later, request, started, succeeded
+from tests.making import FLUX, NOON, OTHER, PAID, SPARE, failed, job, later, production, request, started, succeeded
 
 SPEC = ModelSpec(name="flux", operations=frozenset(Operation), fields=frozenset(), aliases=frozenset({"flux-1"}))
 WHOSE = {"type": "image_generation", "provider": "paid", "model": "flux", "key": ""}
@@ -34,7 +34,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_a_job_is_followed_from_submit_to_end(metrics: Metrics) -> None:
     new = job()
-    attempt = succeeded(2, started_at=later(4), production=replace(succeeded().production, cost_micros=250_000))  # type: ignore[type-var]  # it has one
+    attempt = succeeded(2, started_at=later(4), production=replace(production(), cost_micros=250_000))
     metrics.submitted(new)
     metrics.attempt_started(new, started(started_at=later(1)), after=None)
     metrics.attempt_started(new, attempt, after=failed())
@@ -52,6 +52,14 @@ def test_a_job_is_followed_from_submit_to_end(metrics: Metrics) -> None:
     assert value(metrics, "pictures_total", provider="paid", model="flux") == 1
     assert value(metrics, "upstream_call_seconds_count", provider="paid", model="flux", call="start") == 1
     assert value(metrics, "cost_usd_total", provider="paid", model="flux", key="") == 0.25
+
+
+def test_a_job_that_is_run_again_is_not_booked_twice(metrics: Metrics) -> None:
+    paid = succeeded(production=replace(production(), cost_micros=250_000))
+    metrics.ended(job(), settle(job(), (paid,), error=None, now=NOON))
+    metrics.ended(job(cost_micros=250_000), settle(job(), (paid, replace(paid, number=2)), error=None, now=NOON))
+
+    assert value(metrics, "cost_usd_total", provider="paid", model="flux", key="") == 0.5
 
 
 def test_failures_are_counted_by_class_and_fallbacks_by_where_they_go(metrics: Metrics) -> None:

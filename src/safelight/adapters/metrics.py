@@ -167,8 +167,11 @@ class Metrics(Deaf):
         self._ended.labels(status, kind, provider, model, key).inc()
         begun = job.started_at or job.created_at
         self._ran.labels(provider, kind, status).observe(max(0.0, (ending.completed_at - begun).total_seconds()))
-        if ending.cost_micros:
-            self._cost.labels(provider, model, key).inc(ending.cost_micros / MICROS_PER_UNIT)
+        cost = (ending.cost_micros or 0) - (
+            job.cost_micros or 0
+        )  # a job that is run again has its earlier cost already
+        if cost > 0:
+            self._cost.labels(provider, model, key).inc(cost / MICROS_PER_UNIT)
         if ending.charged is Charged.UNKNOWN:
             self._in_doubt.labels(provider).inc()
 

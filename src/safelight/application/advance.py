@@ -549,7 +549,8 @@ class Advance:
             return
         if cancelled:
             await drop_images(self.blobs, made(history.run))
-        self.observer.ended(job, ending)
+        begun = history.run[0].started_at if history.run else None
+        self.observer.ended(replace(job, started_at=job.started_at or begun), ending)
         log.info("job_ended", job_id=job.id, status=ending.status.value, charged=ending.charged.value)
 
     async def _surely(self, write: Callable[[], Awaitable[T]]) -> T:
