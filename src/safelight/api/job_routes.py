@@ -8,6 +8,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from safelight.api import headers as said
+from safelight.api.details import Detail, wanted_details
+from safelight.api.errors import json_response
 from safelight.api.identity import caller_of
 from safelight.api.jobs import PATHS, JobRenderer, location, running
 from safelight.api.services import Services, services_of
@@ -53,7 +55,21 @@ async def _poll(request: Request, operation: Operation | None) -> Response:
         services.pace.learn(job)
     elif wait_s:
         job = await services.read.ended(job_id, caller, operation, timeout_s=wait_s)
+    if request.scope["query_string"] and (wanted := wanted_details(request.query_params)):
+        return await _described(request, job, wanted)
     return await answer(request, job)
+
+
+async def _described(request: Request, job: Job, wanted: frozenset[Detail]) -> Response:
+    services = services_of(request)
+    history = await services.read.history(job.id, await caller_of(request))
+    body = renderer(request).described(history, wanted)
+    if history.job.status.terminal:
+        return json_response(body)
+    position = await services.read.queue_position(history.job)
+    if position is not None:
+        body["meta"]["queue_position"] = position
+    return json_response(body, 202, {"Retry-After": str(services.pace.ask_again_s(history.job, position))})
 
 
 def _retry(operation: Operation | None) -> Endpoint:

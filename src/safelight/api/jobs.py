@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
+from safelight.api.details import Detail, details
 from safelight.api.errors import job_error_body, retry_after
 from safelight.api.links import Links
 from safelight.application.ports import BlobStore, Provider
@@ -16,7 +17,7 @@ from safelight.base64_json import Insert, Placeholders, render
 from safelight.domain.errors import NotFound, StorageError
 from safelight.domain.ids import BlobKey, ProviderName
 from safelight.domain.image import Operation, OutputImage, ResponseFormat, Target
-from safelight.domain.job import Job, JobResult
+from safelight.domain.job import Job, JobHistory, JobResult
 from safelight.domain.money import MICROS_PER_UNIT
 
 _STREAMED_FROM_BYTES = 256 * 1024
@@ -53,6 +54,13 @@ class JobRenderer:
         inserts = _Inserts(self.blobs)
         return await inserts.response(self._envelope(job, inserts), 200, headers)
 
+    def described(self, history: JobHistory, wanted: frozenset[Detail]) -> dict[str, Any]:
+        """A job as polled, with the wanted details in its `meta`; its pictures are links, whatever was asked for."""
+        job = history.job
+        body = self._envelope(job, None) if job.status.terminal else _running(job)
+        body["meta"] |= details(history, wanted, links=self.links, base_url=self.base_url)
+        return body
+
     async def result(self, job: Job, *, headers: Mapping[str, str]) -> Response:
         """The job's end as the OpenAI routes answer it: the result, or the error with its own status."""
         inserts = _Inserts(self.blobs)
@@ -63,7 +71,7 @@ class JobRenderer:
         assert job.result is not None  # noqa: S101 - a job that has ended has one or the other
         return await inserts.response(self._result(job, job.result, inserts), 200, headers)
 
-    def _envelope(self, job: Job, inserts: "_Inserts") -> dict[str, Any]:
+    def _envelope(self, job: Job, inserts: "_Inserts | None") -> dict[str, Any]:
         assert job.completed_at is not None  # noqa: S101 - it has ended
         assert job.expires_at is not None  # noqa: S101 - as above
         body = _identity(job)
@@ -77,7 +85,7 @@ class JobRenderer:
         body["meta"] = _finished_meta(job)
         return body
 
-    def _result(self, job: Job, result: JobResult, inserts: "_Inserts") -> dict[str, Any]:
+    def _result(self, job: Job, result: JobResult, inserts: "_Inserts | None") -> dict[str, Any]:
         production = result.production
         show = partial(self._picture, job, inserts=inserts if self._wants_base64(job, result.target) else None)
         body: dict[str, Any] = {
@@ -180,13 +188,18 @@ def _origin(job: Job) -> dict[str, Any]:
 
 def running(job: Job, *, headers: Mapping[str, str], queue_position: int | None = None) -> Response:
     """A job that has not ended, as the async routes answer it: `$defs/AsyncJobRunning`. The answer given most often."""
+    body = _running(job)
+    if queue_position is not None:
+        body["meta"]["queue_position"] = queue_position
+    return Response(msgspec.json.encode(body), 202, headers, "application/json")
+
+
+def _running(job: Job) -> dict[str, Any]:
     body = _identity(job)
     body["meta"] = _meta(job)
     if job.progress is not None:
         body["meta"]["progress"] = job.progress
-    if queue_position is not None:
-        body["meta"]["queue_position"] = queue_position
-    return Response(msgspec.json.encode(body), 202, headers, "application/json")
+    return body
 
 
 def _identity(job: Job) -> dict[str, Any]:

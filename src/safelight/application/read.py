@@ -44,10 +44,11 @@ class Read:
         return job
 
     async def image(self, job_id: JobId, name: str) -> StoredImage:
-        """Find a picture that a job has brought, or a preview of one, by its name within the job. Raises `NotFound`."""
+        """Find an image of a job by its name: one that it has brought, a preview, or one that was sent. Raises `NotFound`."""
         job = await self.job(job_id, LINK_HOLDER)
         outputs = job.result.production.outputs if job.result is not None else ()
-        found = next((output.image for output in outputs if blob_name(output.image.blob) == name), None)
+        images = [output.image for output in outputs] + [sent.image for sent in job.request.inputs]
+        found = next((image for image in images if blob_name(image.blob) == name), None)
         if found is None and job.request.partial_images:
             previews = await self.store.previews([job_id])
             found = next((preview for preview in previews if blob_name(preview.blob) == name), None)

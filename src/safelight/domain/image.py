@@ -145,6 +145,11 @@ class ImageRequest:
         return (self.target, *self.fallbacks)
 
     @property
+    def inputs(self) -> tuple[InputImage, ...]:
+        """All images that the caller sent."""
+        return (*self.images, self.mask) if self.mask else self.images
+
+    @property
     def count(self) -> int:
         """How many pictures are wanted."""
         return self.n or 1

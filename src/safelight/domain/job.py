@@ -206,10 +206,8 @@ class Job:
     @property
     def blobs(self) -> tuple[BlobKey, ...]:
         """Its images: what the caller sent and what came out."""
-        request = self.request
-        inputs = (*request.images, request.mask) if request.mask else request.images
         outputs = self.result.production.outputs if self.result is not None else ()
-        images = (*(sent.image for sent in inputs), *(output.image for output in outputs))
+        images = (*(sent.image for sent in self.request.inputs), *(output.image for output in outputs))
         return tuple(image.blob for image in images)
 
     def expired(self, now: datetime) -> bool:
