@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -103,6 +103,9 @@ class ScriptedProvider:
         self.polled.append(handle)
         answer: Any = await self._given(self.polls, call)
         return answer if answer is not None else await drawn(call)
+
+    async def read_callback(self, headers: Mapping[str, str], body: bytes, call: Call) -> None:
+        del headers, body, call
 
     async def watch(self, call: Call) -> float | None:
         seen: Any = await self._given(self.looks, call)

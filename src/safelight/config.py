@@ -283,6 +283,7 @@ class ProviderEntrySettings(BaseModel):
     retries: RetrySettings = RetrySettings()
     breaker: BreakerSettings = BreakerSettings()
     repeatable: bool | None = Field(None, description="Whether a repeated call costs nothing.")
+    callbacks: bool = Field(False, description="Be called back when work is over; needs server.public_url.")
     models: tuple[dict[str, Any], ...] = Field((), description="Models that extend or override the catalogue's.")
     budgets: tuple[BudgetSettings, ...] = Field((), description="How much may be spent there, by all together.")
     limits: LimitSettings = LimitSettings()

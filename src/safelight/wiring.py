@@ -35,6 +35,7 @@ from safelight.api.service import probe_routes
 from safelight.api.services import ApiLimits, MetricsPage, Services
 from safelight.application.administer import Administer
 from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.callback import CallbackAddresses, TakeCallback
 from safelight.application.callers import Callers, keyed_hash
 from safelight.application.cancel import Cancel
 from safelight.application.estimate import Estimate
@@ -115,10 +116,19 @@ def enabled_providers(settings: Settings) -> Mapping[str, ProviderEntrySettings]
 def open_providers(settings: Settings, sessions: HttpSessions) -> dict[ProviderName, ProviderEntry]:
     """Make every enabled provider; raises `ConfigurationError`. Sends nothing."""
     prices = operator_prices(settings)
+    for name, entry in enabled_providers(settings).items():
+        if entry.callbacks and not settings.server.public_url:
+            raise ConfigurationError(f"providers.{name}.callbacks needs server.public_url: where it is to call back")
     return {
         ProviderName(name): replace(open_provider(name, entry, sessions), prices=prices.get(name, {}))
         for name, entry in enabled_providers(settings).items()
     }
+
+
+def _callback_addresses(settings: Settings, secret: bytes) -> CallbackAddresses | None:
+    """Where providers call back; nowhere, as long as nobody has said how the gateway is reached from outside."""
+    url = settings.server.public_url
+    return CallbackAddresses(key=secret, public_url=url) if url else None
 
 
 def operator_prices(settings: Settings) -> Mapping[str, Mapping[str, Price]]:
@@ -144,6 +154,9 @@ def open_provider(name: str, entry: ProviderEntrySettings, sessions: HttpSession
             f"providers.{name} has no key: set {module.env_key} and write keys: [{{value: env.{module.env_key}}}], "
             "or take it out; the model builtin/sketch needs no key"
         )
+    if entry.callbacks and not module.calls_back:
+        able = ", ".join(sorted(each.name for each in modules.values() if each.calls_back))
+        raise ConfigurationError(f"providers.{name}.callbacks: {module.name} does not call back; these do: {able}")
     wanted = module.settle(provider_settings(name, entry))
     # The built-in provider's failures are made for tests and tell nothing of it: no breaker, and as many retries as asked.
     return ProviderEntry(
@@ -153,6 +166,7 @@ def open_provider(name: str, entry: ProviderEntrySettings, sessions: HttpSession
         retry=wanted.retry if module.remote else replace(wanted.retry, share=1.0),
         concurrency=wanted.concurrency,
         deduplicated=module.deduplicates,
+        callbacks=entry.callbacks,
         breaker=BreakerPolicy(
             failures=entry.breaker.failures if module.remote else 0, open_for_s=entry.breaker.open_for
         ),
@@ -314,7 +328,8 @@ class Gateway:
         secret = await self._store.fact("link_secret", secrets.token_bytes(32))
         callers = await self._open_callers()
         server, jobs, told = self._settings.server, self._settings.jobs, self._settings.log
-        advance = self._advance()
+        callbacks = _callback_addresses(self._settings, secret)
+        advance = self._advance(callbacks)
         queue = ReadQueue(counts=SqlCounts(self._storage.database), advance=advance, clock=self._clock)
         self.app = Api(
             Services(
@@ -330,6 +345,14 @@ class Gateway:
                 workspace=self._intake_workspace,
                 providers=self._ports(),
                 links=Links(secret, public_url=server.public_url),
+                callback=TakeCallback(
+                    store=self._store,
+                    queue=self._queue,
+                    clock=self._clock,
+                    providers=self._providers,
+                    addresses=callbacks,
+                    call_of=advance.call_of,
+                ),
                 limits=ApiLimits(
                     max_body_bytes=server.max_body,
                     max_image_bytes=server.max_image,
@@ -366,7 +389,7 @@ class Gateway:
             raise ConfigurationError(f"the settings of virtual keys, teams and customers: {error.message}") from error
         return callers
 
-    def _advance(self) -> Advance:
+    def _advance(self, callbacks: CallbackAddresses | None) -> Advance:
         return Advance(
             store=self._store,
             providers=self._providers,
@@ -377,6 +400,7 @@ class Gateway:
             on_unknown=self._settings.jobs.on_unknown,
             keys=self._keys,
             watchers=self._watchers,
+            callback_address=callbacks.of if callbacks else None,
             observer=self._observer,
         )
 

@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -141,6 +141,10 @@ class SimulatorThread(Generic[SimulatorT]):
     def release(self) -> None:
         """Let the requests that are held go on."""
         self._loop.call_soon_threadsafe(self.simulator.release)
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Have a coroutine of the simulator done in its own loop."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def wait_for_submissions(self, count: int) -> None:
         """Wait until so many submissions have been read."""

@@ -1,4 +1,5 @@
 import base64
+import hmac
 import io
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ from safelight.adapters.providers._base import Entry, NoOptions, ProviderSetting
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._openai_shape import VARIATION_PROMPT
 from safelight.adapters.providers.bfl import PROVIDER, BlackForestLabs
-from safelight.application.ports import Accepted, Finished, RemotePicture, Running
+from safelight.application.ports import Accepted, CallbackAddress, Finished, RemotePicture, Running
 from safelight.domain.errors import (
     ConfigurationError,
+    InvalidRequest,
     ProviderAuthError,
     ProviderBusy,
     ProviderError,
@@ -672,3 +674,64 @@ async def test_a_large_picture_is_never_held(
     large = workspace.put(image_bytes(300, 260) + bytes(3_000_000))
     fields = await fields_of(provider, simulator, workspace, replace(edit(workspace), images=(large,)))
     assert len(decoded(fields["input_image"])) == large.image.size_bytes
+
+
+ADDRESS = CallbackAddress(url="https://gw.example/v1/callbacks/bfl/j1?token=t", secret="shared")
+
+
+class TestCallback:
+    BODY = b'{"id": "t1", "status": "SUCCESS"}'
+    DIGEST = hmac.new(b"shared", BODY, "sha256").hexdigest()
+
+    async def test_is_asked_for_where_it_is_wanted(
+        self, provider: BlackForestLabs, simulator: BFLSimulator, workspace: FolderWorkspace
+    ) -> None:
+        accepted = await provider.start(call(ask(), workspace, callback=ADDRESS))
+        assert isinstance(accepted, Accepted)
+        sent = simulator.exchanges[0].fields
+        assert (sent["webhook_url"], sent["webhook_secret"]) == (ADDRESS.url, "shared")
+        await provider.poll(accepted.handle, call(ask(), workspace))
+        assert simulator.exchanges[1].path == "/v1/get_result"
+
+    async def test_a_strict_schema_is_left_alone(
+        self, provider: BlackForestLabs, simulator: BFLSimulator, workspace: FolderWorkspace
+    ) -> None:
+        await provider.start(call(ask("flux-3-image"), workspace, callback=ADDRESS))
+        assert "webhook_url" not in simulator.exchanges[0].fields
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"X-BFL-Signature": f"sha256={DIGEST}"},
+            {"x-webhook-secret": "shared"},
+            {"X-BFL-Signature": f"sha256={DIGEST}", "X-Webhook-Secret": "shared"},
+        ],
+    )
+    async def test_a_signed_call_is_taken(
+        self, provider: BlackForestLabs, workspace: FolderWorkspace, headers: dict[str, str]
+    ) -> None:
+        await provider.read_callback(headers, self.BODY, call(ask(), workspace, callback=ADDRESS))
+
+    @pytest.mark.parametrize(
+        ("headers", "body"),
+        [
+            ({}, BODY),
+            ({"X-BFL-Signature": f"sha256={DIGEST}"}, BODY + b" "),
+            ({"X-BFL-Signature": DIGEST}, BODY),
+            ({"X-BFL-Signature": "sha256=\u00e9"}, BODY),
+            ({"X-Webhook-Secret": "another"}, BODY),
+            ({"X-BFL-Signature": f"sha256={DIGEST}", "X-Webhook-Secret": "another"}, BODY),
+        ],
+    )
+    async def test_anything_else_is_refused(
+        self, provider: BlackForestLabs, workspace: FolderWorkspace, headers: dict[str, str], body: bytes
+    ) -> None:
+        with pytest.raises(InvalidRequest, match="not signed"):
+            await provider.read_callback(headers, body, call(ask(), workspace, callback=ADDRESS))
+
+    async def test_nobody_who_was_told_no_secret_can_have_signed(
+        self, provider: BlackForestLabs, workspace: FolderWorkspace
+    ) -> None:
+        empty = hmac.new(b"", self.BODY, "sha256").hexdigest()
+        with pytest.raises(InvalidRequest):
+            await provider.read_callback({"X-BFL-Signature": f"sha256={empty}"}, self.BODY, call(ask(), workspace))

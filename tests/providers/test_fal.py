@@ -1,22 +1,31 @@
 import base64
-import hashlib
 import io
 import json
-import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
 from safelight.adapters.fetch import HttpPictureFetcher
+from safelight.adapters.providers._base import Entry, ProviderSettings
 from safelight.adapters.providers._handles import LONGEST_PAUSE_S
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._openai_shape import VARIATION_PROMPT
-from safelight.adapters.providers.fal import read_callback, read_keys
-from safelight.application.ports import Accepted, Finished, Provider, RemotePicture, Running, StoredPicture
+from safelight.adapters.providers.fal import Fal, Options
+from safelight.application.ports import (
+    Accepted,
+    CallbackAddress,
+    Finished,
+    Provider,
+    RemotePicture,
+    Running,
+    StoredPicture,
+)
 from safelight.domain.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -30,6 +39,7 @@ from safelight.domain.errors import (
     ProviderUncertain,
     UnsupportedFeature,
 )
+from safelight.domain.ids import ProviderName
 from safelight.domain.image import ImageRequest, Operation
 from safelight.domain.money import Charged
 from tests.providers.support import (
@@ -45,7 +55,7 @@ from tests.providers.support import (
     polled,
 )
 from tests.simulators._base import Fault
-from tests.simulators.fal import Ending, FalSimulator, model_fault, platform_fault
+from tests.simulators.fal import KEYS_PATH, Ending, FalSimulator, model_fault, platform_fault, signed
 
 DEV = "fal-ai/flux/dev"
 SCHNELL = "fal-ai/flux/schnell"
@@ -610,73 +620,63 @@ class TestRefusals:
             await provider.start(call(asked(DEV), workspace))
 
 
-NOW = 1_795_000_000.0
 BODY = msgspec.json.encode({"request_id": "r1", "status": "OK", "payload": {"images": []}})
-
-
-def signed(signer: Any, body: bytes = BODY, *, at: str = "1795000000") -> dict[str, str]:
-    message = "\n".join(("r1", "user", at, hashlib.sha256(body).hexdigest())).encode()
-    return {
-        "X-Fal-Webhook-Request-Id": "r1",
-        "X-Fal-Webhook-User-Id": "user",
-        "X-Fal-Webhook-Timestamp": at,
-        "X-Fal-Webhook-Signature": signer.sign(message).hex(),
-    }
+ADDRESS = CallbackAddress(url="https://gw.example/v1/callbacks/fal/j1?token=t&x=%2F", secret="s")
 
 
 class TestCallback:
     @pytest.fixture
-    def signer(self) -> Any:
-        ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
-        return ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    def clock(self) -> list[float]:
+        return [time.time()]
 
     @pytest.fixture
-    def keys(self, signer: Any) -> tuple[bytes, ...]:
-        return (bytes(5), bytes(32), signer.public_key().public_bytes_raw())
+    def listening(self, simulator: FalSimulator, sessions: HttpSessions, clock: list[float]) -> Fal:
+        settings = ProviderSettings(name=ProviderName("fal"), type="fal", base_url=simulator.base_url)
+        options = Options(keys_url=f"{simulator.base_url}{KEYS_PATH}")
+        entry = Entry(settings=settings, options=options, repeatable=False, sessions=sessions)
+        return Fal(entry, now=lambda: clock[0])
 
-    def test_a_signed_call_tells_its_request(self, signer: Any, keys: tuple[bytes, ...]) -> None:
-        assert read_callback(signed(signer), BODY, keys=keys, now=NOW + 299) == "r1"
+    async def test_is_asked_for_where_it_is_wanted(
+        self, provider: Provider, simulator: FalSimulator, workspace: FolderWorkspace
+    ) -> None:
+        await provider.start(call(asked(DEV), workspace, callback=ADDRESS))
+        assert simulator.exchanges[0].query == {"fal_webhook": ADDRESS.url}
 
-    def test_anything_else_is_refused(self, signer: Any, keys: tuple[bytes, ...]) -> None:
-        right = signed(signer)
-        wrong: list[tuple[dict[str, str], bytes, float]] = [
-            ({}, BODY, NOW),
-            (right, BODY + b" ", NOW),
-            (right, BODY, NOW + 301),
-            (right, BODY, NOW - 301),
-            ({**right, "X-Fal-Webhook-Request-Id": "r2"}, BODY, NOW),
-            ({**right, "X-Fal-Webhook-Signature": "00" * 64}, BODY, NOW),
-            ({**right, "X-Fal-Webhook-Signature": "xyz"}, BODY, NOW),
-            ({**right, "X-Fal-Webhook-Timestamp": "soon"}, BODY, NOW),
-            (signed(signer, b"{}"), b"{}", NOW),
+    async def test_a_signed_call_is_taken_and_the_keys_are_fetched_once_a_day(
+        self, listening: Fal, simulator: FalSimulator, workspace: FolderWorkspace, clock: list[float]
+    ) -> None:
+        wanted = call(asked(DEV), workspace)
+        for moved_s in (0, 300, 86_399, 86_400):
+            clock[0] += moved_s
+            await listening.read_callback(signed(BODY, at=clock[0] - 299), BODY, wanted)
+        assert [exchange.path for exchange in simulator.exchanges] == [KEYS_PATH, KEYS_PATH, KEYS_PATH]
+
+    async def test_anything_else_is_refused(
+        self, listening: Fal, workspace: FolderWorkspace, clock: list[float]
+    ) -> None:
+        right, now = signed(BODY), clock[0]
+        wrong: list[tuple[dict[str, str], bytes]] = [
+            ({}, BODY),
+            (right, BODY + b" "),
+            (signed(BODY, at=now + 302), BODY),
+            (signed(BODY, at=now - 302), BODY),
+            (signed(BODY, signer=Ed25519PrivateKey.generate()), BODY),
+            ({**right, "X-Fal-Webhook-Request-Id": "r2"}, BODY),
+            ({**right, "X-Fal-Webhook-Signature": "00" * 64}, BODY),
+            ({**right, "X-Fal-Webhook-Signature": "xyz"}, BODY),
+            ({**right, "X-Fal-Webhook-Timestamp": "soon"}, BODY),
         ]
-        for headers, body, now in wrong:
+        for headers, body in wrong:
             with pytest.raises(InvalidRequest, match="not signed by fal"):
-                read_callback(headers, body, keys=keys, now=now)
-        with pytest.raises(InvalidRequest):
-            read_callback(right, BODY, keys=keys[:2], now=NOW)
+                await listening.read_callback(headers, body, call(asked(DEV), workspace))
 
-    def test_without_the_library_the_remedy_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
-
-        class Signer:
-            def sign(self, message: bytes) -> bytes:
-                return message[:1]
-
-        with pytest.raises(ConfigurationError, match=r"pip install safelight\[fal\]"):
-            read_callback(signed(Signer()), BODY, keys=(bytes(32),), now=NOW)
-
-    def test_the_keys_are_read_from_their_document(self) -> None:
-        document = {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": base64.urlsafe_b64encode(bytes(32)).decode()[:-1]}]}
-        assert read_keys(msgspec.json.encode(document)) == (bytes(32),)
-        for odd in (
-            b"",
-            b"{}",
-            b"[]",
-            b'{"keys": [{}]}',
-            b'{"keys": [7]}',
-            b'{"keys": [{"x": 7}]}',
-            b'{"keys": [{"x": "%"}]}',
-        ):
-            with pytest.raises(InvalidRequest):
-                read_keys(odd)
+    @pytest.mark.parametrize(
+        "document", ["", "{}", "[]", '{"keys": [{}]}', '{"keys": [{"x": "%"}]}', '{"keys": [{"x": "AA"}]}']
+    )
+    async def test_without_the_keys_it_cannot_be_checked(
+        self, listening: Fal, simulator: FalSimulator, workspace: FolderWorkspace, document: str
+    ) -> None:
+        simulator.faults.push(Fault(kind="status", status=200, body=document))
+        with pytest.raises(ProviderUnavailable):
+            await listening.read_callback(signed(BODY), BODY, call(asked(DEV), workspace))
+        await listening.read_callback(signed(BODY), BODY, call(asked(DEV), workspace))

@@ -16,8 +16,16 @@ from safelight.adapters.fetch import HttpPictureFetcher
 from safelight.adapters.providers._handles import LONGEST_PAUSE_S, pause_s, progress_in
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._openai_shape import VARIATION_PROMPT
-from safelight.adapters.providers.replicate import INLINE_BYTES, read_callback
-from safelight.application.ports import Accepted, Finished, Provider, RemotePicture, Running, StoredPicture
+from safelight.adapters.providers.replicate import INLINE_BYTES
+from safelight.application.ports import (
+    Accepted,
+    CallbackAddress,
+    Finished,
+    Provider,
+    RemotePicture,
+    Running,
+    StoredPicture,
+)
 from safelight.domain.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -46,7 +54,7 @@ from tests.providers.support import (
     polled,
 )
 from tests.simulators._base import Fault
-from tests.simulators.replicate import SDXL_VERSION, SECRET, ReplicateSimulator, signed
+from tests.simulators.replicate import SDXL_VERSION, ReplicateSimulator, signed
 
 SCHNELL = "black-forest-labs/flux-schnell"
 DEV = "black-forest-labs/flux-dev"
@@ -637,9 +645,24 @@ class TestRefusals:
 BODY = msgspec.json.encode({"id": "p1", "status": "succeeded", "output": ["https://replicate.delivery/x.png"]})
 
 
+ADDRESS = CallbackAddress(url="https://gw.example/v1/callbacks/replicate/j1?token=t", secret="s")
+
+
 class TestCallback:
-    def test_a_signed_call_tells_its_handle(self) -> None:
-        assert read_callback(signed(BODY), BODY, secret=SECRET) == "p1"
+    async def test_is_asked_for_where_it_is_wanted(
+        self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace
+    ) -> None:
+        await provider.start(call(asked(SCHNELL), workspace, callback=ADDRESS))
+        assert simulator.exchanges[0].fields["webhook"] == ADDRESS.url
+        assert simulator.exchanges[0].fields["webhook_events_filter"] == ["completed"]
+
+    async def test_a_signed_call_is_taken_and_the_secret_is_fetched_once(
+        self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace
+    ) -> None:
+        wanted = call(asked(SCHNELL), workspace)
+        for _ in range(2):
+            await provider.read_callback(signed(BODY), BODY, wanted)
+        assert [exchange.path for exchange in simulator.exchanges] == ["/v1/webhooks/default/secret"]
 
     @pytest.mark.parametrize(
         ("headers", "body"),
@@ -653,18 +676,32 @@ class TestCallback:
             ({**signed(BODY), "Webhook-Signature": "v2,AAAA"}, BODY),
             ({**signed(BODY), "Webhook-Timestamp": "soon"}, BODY),
             ({**signed(BODY), "Webhook-Id": "msg_2"}, BODY),
-            (signed(b"\xff"), b"\xff"),
-            (signed(b"{}"), b"{}"),
         ],
     )
-    def test_anything_else_is_refused(self, headers: dict[str, str], body: bytes) -> None:
-        with pytest.raises(InvalidRequest, match="not signed by Replicate"):
-            read_callback(headers, body, secret=SECRET)
+    async def test_anything_else_is_refused(
+        self, provider: Provider, workspace: FolderWorkspace, headers: dict[str, str], body: bytes
+    ) -> None:
+        wanted = call(asked(SCHNELL), workspace)
+        for _ in range(2):
+            with pytest.raises(InvalidRequest, match="not signed by Replicate"):
+                await provider.read_callback(headers, body, wanted)
 
-    @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_\N{GREEK SMALL LETTER PI}"])
-    def test_a_secret_that_is_none_is_the_operators_matter(self, secret: str) -> None:
-        with pytest.raises(ConfigurationError, match="whsec_"):
-            read_callback(signed(BODY), BODY, secret=secret)
+    async def test_a_secret_that_was_changed_is_fetched_anew(
+        self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace
+    ) -> None:
+        wanted = call(asked(SCHNELL), workspace)
+        await provider.read_callback(signed(BODY), BODY, wanted)
+        another = "whsec_" + base64.b64encode(b"another").decode()
+        simulator.faults.push(Fault(kind="status", status=200, body={"key": another}))
+        await provider.read_callback(signed(BODY, secret=another), BODY, wanted)
+
+    @pytest.mark.parametrize("fault", [Fault(kind="status", status=500), Fault(kind="status", status=200, body={})])
+    async def test_without_the_secret_it_cannot_be_checked(
+        self, provider: Provider, simulator: ReplicateSimulator, workspace: FolderWorkspace, fault: Fault
+    ) -> None:
+        simulator.faults.push(fault)
+        with pytest.raises(ProviderError):
+            await provider.read_callback(signed(BODY), BODY, call(asked(SCHNELL), workspace))
 
 
 class TestPauses:

@@ -25,8 +25,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+import aiohttp
 import msgspec
 from aiohttp import BodyPartReader, web
+from yarl import URL
 
 CONTROL = "/_control/"
 LARGEST_BODY_BYTES = 2**30
@@ -159,6 +161,11 @@ class Reply:
     outputs: tuple[bytes, ...] = ()
 
 
+def is_callback(url: Any) -> bool:
+    """Whether a provider would take this address: HTTPS, or a server of the tests."""
+    return isinstance(url, str) and url.startswith(("https://", "http://127.0.0.1:"))
+
+
 class Refusal(Exception):
     """The provider says no; carries the answer."""
 
@@ -256,6 +263,16 @@ class Simulator(ABC):
         self.release()
         self.faults.clear()
         self.exchanges.clear()
+
+    async def call_back(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """Call an address that came with a submission; the status of its answer."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(
+                URL(url, encoded=True), data=body, headers={"Content-Type": "application/json", **headers}
+            ) as response,
+        ):
+            return response.status
 
     async def wait_for_submissions(self, count: int, *, timeout_s: float = WAIT_S) -> None:
         """Wait until so many submissions were read (or reset). Raises `TimeoutError`."""

@@ -5,6 +5,8 @@ open (the wording of refusals, the HTTP status of a task that is not found) is c
 """
 
 import binascii
+import hashlib
+import hmac
 import io
 import itertools
 import re
@@ -13,10 +15,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pybase64
 from PIL import Image, UnidentifiedImageError
 
-from tests.simulators._base import Call, Refusal, Reply, Simulator, argument_parser, json_reply, run_by_hand
+from tests.simulators._base import (
+    Call,
+    Refusal,
+    Reply,
+    Simulator,
+    argument_parser,
+    is_callback,
+    json_reply,
+    run_by_hand,
+)
 from tests.simulators._pictures import picture, stamped
 
 BLOCKED_WORD = "[blocked]"
@@ -282,8 +294,20 @@ class BFLSimulator(Simulator):
         self.tasks[name] = task
         said = {"id": name, "cost": self.cost, "input_mp": 0.0, "output_mp": 1.05}
         if "webhook_url" in call.fields:
+            if not is_callback(call.fields["webhook_url"]):
+                raise refusal("webhook_url", "URL scheme should be 'https'", "url_scheme")
             return json_reply({**said, "status": "Pending", "webhook_url": call.fields["webhook_url"]})
         return json_reply({**said, "polling_url": f"{self.polling_root or self.root_url}/v1/get_result?id={name}"})
+
+    async def tell(self, name: str, *, secret: str | None = None, header: str = "X-BFL-Signature") -> int:
+        """End a task and call its webhook; the status of the answer."""
+        task = self.tasks[name]
+        key = (secret or task.fields["webhook_secret"]).encode()
+        body = msgspec.json.encode({"id": name, "status": "SUCCESS", "timestamp": time.time()})
+        digest = hmac.new(key, body, hashlib.sha256).hexdigest()
+        shown = f"sha256={digest}" if header == "X-BFL-Signature" else key.decode()
+        task.polls = len(task.words) - 1
+        return await self.call_back(task.fields["webhook_url"], body, {header: shown})
 
     def _result(self, call: Call) -> Reply:
         if set(call.exchange.query) != {"id"}:

@@ -6,13 +6,28 @@ queue when it is made, in progress for so many questions as `running_polls` says
 it otherwise: see `ENDINGS`. Output files are served by the simulator itself.
 """
 
+import base64
+import hashlib
 import itertools
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.simulators._base import Call, Refusal, Reply, Simulator, argument_parser, json_reply, run_by_hand
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.simulators._base import (
+    Call,
+    Refusal,
+    Reply,
+    Simulator,
+    argument_parser,
+    is_callback,
+    json_reply,
+    run_by_hand,
+)
 from tests.simulators._hosted import InputFault, Rule, check_inputs, check_mask, from_data_url, opened, sides
 from tests.simulators._pictures import picture, stamped
 
@@ -139,6 +154,7 @@ class Request:
     id: str
     model: str
     inputs: dict[str, Any]
+    webhook: str | None = None
     polls: int = 0
     status: str = "IN_QUEUE"
     ending: Ending = Ending()
@@ -149,6 +165,29 @@ class Request:
         """Only owner and app, after a namespace: the rest of the model's path is gone."""
         parts = self.model.split("/")
         return "/".join(parts[: 3 if parts[0] in {"workflows", "comfy"} else 2])
+
+
+SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+KEYS_PATH = "/.well-known/jwks.json"
+
+
+def public_key(signer: Ed25519PrivateKey) -> dict[str, str]:
+    x = base64.urlsafe_b64encode(signer.public_key().public_bytes_raw()).decode().rstrip("=")
+    return {"kty": "OKP", "crv": "Ed25519", "x": x}
+
+
+def signed(
+    body: bytes, request_id: str = "r1", *, signer: Ed25519PrivateKey = SIGNER, at: float | None = None
+) -> dict[str, str]:
+    """The headers of a webhook call."""
+    moment = str(int(time.time() if at is None else at))
+    message = "\n".join((request_id, "user", moment, hashlib.sha256(body).hexdigest())).encode()
+    return {
+        "X-Fal-Webhook-Request-Id": request_id,
+        "X-Fal-Webhook-User-Id": "user",
+        "X-Fal-Webhook-Timestamp": moment,
+        "X-Fal-Webhook-Signature": signer.sign(message).hex(),
+    }
 
 
 def detail(status: int, text: str) -> Refusal:
@@ -187,7 +226,19 @@ class FalSimulator(Simulator):
     def reply_headers(self, exchange: Any) -> dict[str, str]:
         return {"x-fal-request-id": f"req_{exchange.number:08d}"}
 
+    async def tell(self, request_id: str, *, signer: Ed25519PrivateKey | None = None, at: float | None = None) -> int:
+        """End a request and call its webhook; the status of the answer."""
+        found = self.requests[request_id]
+        assert found.webhook is not None
+        found.status = "COMPLETED"
+        body = msgspec.json.encode({"request_id": request_id, "status": "OK", "payload": {}})
+        return await self.call_back(found.webhook, body, signed(body, request_id, signer=signer or SIGNER, at=at))
+
     async def answer(self, call: Call) -> Reply:
+        if call.path == KEYS_PATH:
+            if "authorization" in call.exchange.headers:
+                raise detail(400, "a key was shown where none is wanted")
+            return json_reply({"keys": [public_key(Ed25519PrivateKey.generate()), public_key(SIGNER)]})
         if call.path.startswith("/files/"):
             return self._file(call.path)
         self._authorize(call.exchange.headers.get("authorization", ""))
@@ -216,7 +267,14 @@ class FalSimulator(Simulator):
         except InputFault as fault:
             found = {"loc": ["body", fault.name], "msg": fault.message, "type": fault.type, "input": "secret"}
             raise Refusal(json_reply({"detail": [found]}, status=422)) from fault
-        made = Request(id=f"764cabcf-b745-4b3e-ae38-{next(self._ids):012d}", model=model, inputs=call.fields)
+        made = Request(
+            id=f"764cabcf-b745-4b3e-ae38-{next(self._ids):012d}",
+            model=model,
+            inputs=call.fields,
+            webhook=call.exchange.query.get("fal_webhook"),
+        )
+        if made.webhook is not None and not is_callback(made.webhook):
+            raise detail(400, "fal_webhook must be an HTTPS URL")
         made.ending = self.ending or next(
             (end for word, end in ENDINGS.items() if word in self._prompt(made)), Ending()
         )

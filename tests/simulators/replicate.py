@@ -17,7 +17,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
-from tests.simulators._base import Call, Refusal, Reply, Simulator, argument_parser, json_reply, run_by_hand
+import msgspec
+
+from tests.simulators._base import (
+    Call,
+    Refusal,
+    Reply,
+    Simulator,
+    argument_parser,
+    is_callback,
+    json_reply,
+    run_by_hand,
+)
 from tests.simulators._hosted import InputFault, Rule, check_inputs, check_mask, from_data_url, opened, sides
 from tests.simulators._pictures import picture, stamped
 
@@ -154,6 +165,7 @@ class Prediction:
     version: str
     input: dict[str, Any]
     lifetime_s: float | None
+    webhook: str | None = None
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     polls: int = 0
     status: str = "starting"
@@ -261,7 +273,12 @@ class ReplicateSimulator(Simulator):
         except InputFault as fault:
             raise invalid(f"input.{fault.name}: {fault.message}") from fault
         made = Prediction(
-            id=f"p{next(self._ids):025d}", model=name, version=version, input=inputs, lifetime_s=lifetime_s
+            id=f"p{next(self._ids):025d}",
+            model=name,
+            version=version,
+            input=inputs,
+            lifetime_s=lifetime_s,
+            webhook=call.fields.get("webhook"),
         )
         self.predictions[made.id] = made
         return json_reply(self._shown(made), status=201)
@@ -273,8 +290,10 @@ class ReplicateSimulator(Simulator):
         if not isinstance(call.fields.get("input"), dict):
             raise invalid("input: input is required")
         webhook = call.fields.get("webhook", "https://x")
-        if not isinstance(webhook, str) or not webhook.startswith("https://"):
+        if not is_callback(webhook):
             raise invalid("webhook: must be an HTTPS URL")
+        if not set(call.fields.get("webhook_events_filter", ())) <= {"start", "output", "logs", "completed"}:
+            raise invalid("webhook_events_filter: unknown event")
         prefer = call.exchange.headers.get("prefer", "wait")
         if not re.fullmatch(r"wait(=([1-9]|[1-5]\d|60))?", prefer):
             raise problem(400, "Bad request", "Prefer must be wait or wait=1 to wait=60")
@@ -286,6 +305,15 @@ class ReplicateSimulator(Simulator):
         if seconds < 5:
             raise problem(400, "Bad request", "Cancel-After must be a duration of at least 5 seconds")
         return float(seconds)
+
+    async def tell(self, prediction_id: str, *, secret: str = SECRET, at: float | None = None) -> int:
+        """End a prediction and call its webhook; the status of the answer."""
+        found = self.predictions[prediction_id]
+        assert found.webhook is not None
+        while found.status in {"starting", "processing"}:
+            self._step(found)
+        body = msgspec.json.encode(self._shown(found))
+        return await self.call_back(found.webhook, body, signed(body, secret=secret, at=at))
 
     def _check_pictures(self, inputs: dict[str, Any], rules: Mapping[str, Rule]) -> None:
         kinds = {name: rules[name].kind for name in inputs}

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from safelight.api.access import Access
 from safelight.api.admin import AdminDoor
 from safelight.api.links import Links
+from safelight.application.callback import TakeCallback
 from safelight.application.callers import Callers
 from safelight.application.cancel import Cancel
 from safelight.application.estimate import Estimate
@@ -59,6 +60,7 @@ class Services:
     callers: Callers
     metrics: MetricsPage
     access: Access
+    callback: TakeCallback
     ready: Callable[[], Awaitable[None]]
     """Raises `StorageError` when no job can be taken."""
 

@@ -17,6 +17,7 @@ from safelight.application.ports import (
     Again,
     BlobStore,
     Call,
+    CallbackAddress,
     Clock,
     Failed,
     Finished,
@@ -100,6 +101,8 @@ class ProviderEntry:
     prices: Mapping[str, Price] = field(default_factory=dict)
     """The operator's prices, by model: they win over those that ship with the provider."""
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    callbacks: bool = False
+    """It is to call back when work is over."""
     former: Mapping[str | None, ProviderKey] = field(default_factory=dict)
     """Keys that have left the settings while the process ran: accepted work is still asked for with them."""
 
@@ -141,6 +144,7 @@ class Advance:
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     keys: KeyPool = field(default_factory=KeyPool)
     watchers: Watchers = field(default_factory=Watchers)
+    callback_address: Callable[[ProviderName, JobId], CallbackAddress] | None = None
     observer: Observer = field(default_factory=Deaf)
     _breakers: dict[Target, Breaker] = field(default_factory=dict)
     """Of the targets whose last call failed; the others are closed."""
@@ -323,7 +327,7 @@ class Advance:
         self.keys.hold(job.id, target.provider, entry.entry(start.key_name))
         await self.store.start_attempt(job.id, attempt)
         self.observer.attempt_started(job, attempt, after=history.attempts[-1] if history.attempts else None)
-        call = self._call(history, attempt)
+        call = self.call_of(history, attempt)
         self.watchers.begin(job.id, entry.provider, call)
         answer = await self._exchange(job, attempt, Exchange.START, entry.provider.start(call))
         if isinstance(answer, Accepted):
@@ -358,7 +362,7 @@ class Advance:
             return await self._conclude(history, routes, self._failed(history, routes, attempt, _UNREACHABLE))
         handle = attempt.handle
         self.keys.hold(job.id, attempt.target.provider, entry.entry(attempt.key_name))
-        call = self._call(history, attempt)
+        call = self.call_of(history, attempt)
         if stop:
             attempt = await self._stopped(job, attempt, entry.provider.cancel(handle, call))
         answer = await self._exchange(job, attempt, Exchange.POLL, entry.provider.poll(handle, call))
@@ -395,21 +399,25 @@ class Advance:
     async def _ask_again(self, job: Job, pause_s: float) -> Again:
         return replace(await self._move(job, job.lane, self._in(pause_s)), at_work=True)
 
-    def _call(self, history: JobHistory, attempt: Attempt) -> Call:
+    def call_of(self, history: JobHistory, attempt: Attempt) -> Call:
+        """What the provider of an attempt gets for each of its exchanges."""
         job, earlier = history.job, history.attempts
         offset = made_before(history.run, attempt.number) if earlier else 0
         request = job.request
         if offset:
             request = request.further(offset)
+        entry = self.providers[attempt.target.provider]
+        address = self.callback_address if entry.callbacks else None
         return Call(
             request=request,
             model=attempt.target.model,
-            key=self.providers[attempt.target.provider].key(attempt.key_name),
+            key=entry.key(attempt.key_name),
             n=attempt.n,
             attempt=attempt.number,
             offset=offset,
             token=f"{job.id}-{repeats(earlier, attempt)}",
             workspace=self.workspace(job.id),
+            callback=address(attempt.target.provider, job.id) if address else None,
             report=CallReport(
                 store=self.store, clock=self.clock, job=job, attempt=attempt.number, n=attempt.n, offset=offset
             ),

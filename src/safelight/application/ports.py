@@ -1,8 +1,8 @@
 """What the use cases need of the world. Adapters implement these; each store call is one atomic commit."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -289,6 +289,14 @@ class Report(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackAddress:
+    """Where a provider may tell that a job's work is over, and a secret that both know. Neither prints."""
+
+    url: str = field(repr=False)
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What a provider gets for one exchange."""
 
@@ -304,6 +312,8 @@ class Call:
     """Counts the tries of the job, from 1."""
     offset: int = 0
     """How many pictures of the job were made before; the request's seed is already so much further."""
+    callback: CallbackAddress | None = None
+    """Where the provider is to call back; `None` where it is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,6 +411,14 @@ class Provider(Protocol):
         """Tell `call.report` how work comes on, beside the exchange that waits for it; one exchange.
 
         In how many seconds to look again, `None` for never. Raises a `ProviderError`.
+        """
+        ...
+
+    async def read_callback(self, headers: Mapping[str, str], body: bytes, call: Call) -> None:
+        """Check a call back about accepted work on its raw body; one exchange at most.
+
+        Raises `InvalidRequest` for a signature that is wrong or old, and a `ProviderError` where what is needed to check
+        it cannot be had now.
         """
         ...
 

@@ -15,7 +15,7 @@ from safelight.adapters.providers._catalogue import by_name, extend
 from safelight.adapters.providers._http import Dialect, HttpSessions, ProviderHttp
 from safelight.application.ports import Accepted, Call, Failed, Finished, Provider, Running
 from safelight.domain.capability import ModelSpec, Rule
-from safelight.domain.errors import ConfigurationError, ProviderRejected
+from safelight.domain.errors import ConfigurationError, InvalidRequest, ProviderRejected
 from safelight.domain.ids import ProviderName
 from safelight.domain.schedule import RetryPolicy
 
@@ -99,6 +99,8 @@ class ProviderModule(Generic[O]):
     repeatable: Callable[[ProviderSettings], bool] = never
     deduplicates: bool = False
     """It knows a repeat by the call's token, at the same key: that, and no more, makes it repeatable."""
+    calls_back: bool = False
+    """It can tell that work is over, where `callbacks` of the settings asks for it."""
     profile_of: str | None = None
     """The module that declares it among its `MORE`, where it is another name for what that module does."""
 
@@ -196,6 +198,11 @@ class BaseProvider:
         """Look at work that is out. A provider that has something to show is `watchable`."""
         del call
         return None
+
+    async def read_callback(self, headers: Mapping[str, str], body: bytes, call: Call) -> None:
+        """Refuse: most providers do not call back."""
+        del headers, body
+        raise InvalidRequest(f"{call.request.target.provider} does not call back")
 
     async def cancel(self, handle: str, call: Call) -> bool:
         """Stop accepted work; whether it was stopped. A provider that cannot says `False`."""

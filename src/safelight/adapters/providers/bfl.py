@@ -4,6 +4,8 @@ Sources: https://docs.bfl.ai/quick_start/generating_images, https://docs.bfl.ai/
 https://docs.bfl.ai/flux_3/flux3_image_generate, read 2026-11-23.
 """
 
+import hashlib
+import hmac
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +35,7 @@ from safelight.application.ports import Accepted, Call, Failed, Finished, Provid
 from safelight.domain.capability import ModelSpec, PixelRule
 from safelight.domain.errors import (
     ConfigurationError,
+    InvalidRequest,
     ProviderError,
     ProviderProtocolError,
     ProviderRejected,
@@ -158,6 +161,7 @@ class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     edit: Literal["inpainting", "outpainting"] = "inpainting"
     mask: bool = False
     needs_prompt: bool = True
+    webhook: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +306,8 @@ class BlackForestLabs(BaseProvider):
             fields["steps"] = request.num_inference_steps
         if request.output_format is not None or shape.has_format:
             fields["output_format"] = request.output_format or "png"  # the models' own defaults differ
+        if call.callback is not None and shape.wire.webhook:
+            fields |= {"webhook_url": call.callback.url, "webhook_secret": call.callback.secret}
         return pictures.body({**fields, **request.extra})
 
     def _shape(self, model: str) -> _Shape:
@@ -364,6 +370,20 @@ class BlackForestLabs(BaseProvider):
             via=via_of(call.request),
         )
 
+    async def read_callback(self, headers: Mapping[str, str], body: bytes, call: Call) -> None:
+        """Check a webhook call by the secret that the task was given: as a signature, or as it is.
+
+        Source: https://github.com/black-forest-labs/skills (webhooks), read 2026-11-23; which of the two is sent is not
+        confirmed.
+        """
+        secret = call.callback.secret.encode() if call.callback else b""
+        told = {name.lower(): value for name, value in headers.items()}
+        digest = hmac.digest(secret, body, hashlib.sha256).hex()
+        pairs = ((told.get("x-bfl-signature"), f"sha256={digest}"), (told.get("x-webhook-secret"), secret.decode()))
+        right = [hmac.compare_digest(shown.encode(), known.encode()) for shown, known in pairs if shown is not None]
+        if not (secret and right and all(right)):
+            raise InvalidRequest("the callback is not signed by Black Forest Labs")
+
     def _poll_url(self, task: _Handle) -> URL:
         """Take the address that came with the task, if the key may be shown there, else the host of the start."""
         if task.polling_url and self._may_see_key(task.polling_url):
@@ -422,4 +442,5 @@ PROVIDER = ProviderModule(
     base_url="https://api.bfl.ai",
     env_key="BFL_API_KEY",
     needs_key=True,
+    calls_back=True,
 )

@@ -6,7 +6,7 @@ Source: https://fal.ai/docs/api-reference/inference-api and the pages beside it,
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pybase64
 import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from yarl import URL
 
 from safelight.adapters.providers._answer import Answer
@@ -36,9 +38,9 @@ from safelight.application.ports import (
     StoredPicture,
 )
 from safelight.domain.errors import (
-    ConfigurationError,
     InvalidRequest,
     ProviderError,
+    ProviderProtocolError,
     ProviderRejected,
     ProviderUnavailable,
     ProviderUncertain,
@@ -47,7 +49,7 @@ from safelight.domain.errors import (
 from safelight.domain.image import StoredImage
 
 CALLBACK_WINDOW_S = 300.0
-_KEY_BYTES = 32
+_KEYS_KEPT_S = 86_400.0
 _LEAST_PAUSE_S = 0.5
 _RUNNING = frozenset({"IN_QUEUE", "IN_PROGRESS"})
 _OVER = "COMPLETED"
@@ -117,6 +119,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_lifetime_s: Annotated[int, msgspec.Meta(ge=3600)] | None = None
     """How long output files live at fal; the gateway fetches them at once."""
 
+    keys_url: str = "https://rest.fal.ai/.well-known/jwks.json"
+    """Where the public keys are that callbacks are signed with."""
+
     def headers(self) -> dict[str, str]:
         """Spell them as fal does."""
         lifetime = f'{{"expiration_duration_seconds": {self.output_lifetime_s}}}' if self.output_lifetime_s else None
@@ -167,8 +172,12 @@ class _Result(msgspec.Struct):
     prompt: Any = None
 
 
-class _Callback(msgspec.Struct):
-    request_id: str
+class _PublicKey(msgspec.Struct):
+    x: str
+
+
+class _KeyDocument(msgspec.Struct):
+    keys: list[_PublicKey]
 
 
 class Fal(HostedModels):
@@ -179,12 +188,18 @@ class Fal(HostedModels):
         super().__init__(entry.settings, load_catalogue("fal"), common=_COMMON, unknown=_UNKNOWN)
         self._http = entry.http(_PURCHASES)
         self._questions = entry.http(_QUESTIONS)
+        self._public = entry.http(Dialect(authorise=lambda _: {}))
+        self._keys_url = URL(entry.options.keys_url)
+        self._keys: tuple[Ed25519PublicKey, ...] = ()
+        self._keys_until = 0.0
         self._headers = entry.options.headers()
         self._now = now
 
     async def submit(self, call: Call) -> Accepted:
         """Queue the request. Its body is the model's input, pictures inside it as data URIs."""
         url = self._http.url(self._endpoint(call))
+        if call.callback is not None:
+            url = url.update_query(fal_webhook=call.callback.url)
         inline = InlinePictures(call.workspace)
 
         async def place(image: StoredImage, _label: str) -> str:
@@ -264,6 +279,21 @@ class Fal(HostedModels):
         ]
         return Finished(pictures=tuple(pictures), model=call.model, via=via_of(call.request))
 
+    async def read_callback(self, headers: Mapping[str, str], body: bytes, call: Call) -> None:
+        """Check a webhook call by any of fal's public keys, which are fetched once a day.
+
+        Source: https://docs.fal.ai/documentation/model-apis/inference/webhooks, read 2026-11-23.
+        """
+        now = self._now()
+        signed = _signature(headers, body, now)
+        if signed is not None:
+            if self._keys_until <= now:
+                self._keys = _read_keys(await self._public.ask(call, self._keys_url))
+                self._keys_until = now + _KEYS_KEPT_S
+            if any(_verified(key, *signed) for key in self._keys):
+                return
+        raise InvalidRequest("the callback is not signed by fal")
+
     async def cancel(self, handle: str, call: Call) -> bool:
         """Ask for the request to be dropped. One that runs is only told, and may still finish and be charged."""
         try:
@@ -303,55 +333,36 @@ def _flags(result: _Result, count: int) -> list[bool]:
     return [place < len(flags) and flags[place] is True for place in range(count)]
 
 
-def read_keys(jwks: bytes) -> tuple[bytes, ...]:
-    """Read fal's public keys from its JWKS document (https://rest.fal.ai/.well-known/jwks.json; keep it for a day)."""
+def _read_keys(answer: Answer) -> tuple[Ed25519PublicKey, ...]:
+    """Read the key document; one that cannot be read may be whole the next time."""
     try:
-        keys = msgspec.json.decode(jwks)["keys"]
-        return tuple(_public_key(key["x"]) for key in keys)
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError) as exc:
-        raise InvalidRequest("fal's key document cannot be read") from exc
+        return tuple(_public_key(key.x) for key in answer.read(_KeyDocument).keys)
+    except (ProviderProtocolError, ValueError) as exc:
+        raise ProviderUnavailable("fal's key document cannot be read", status=502) from exc
 
 
-def _public_key(text: str) -> bytes:
-    key = pybase64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if len(key) != _KEY_BYTES:
-        raise ValueError
-    return key
+def _public_key(text: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(pybase64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
 
 
-def read_callback(headers: Mapping[str, str], body: bytes, *, keys: Iterable[bytes], now: float) -> str:
-    """Check a webhook call on its raw body, and tell the `request_id` that its handle holds.
-
-    It may come again for two hours: poll the handle, do not trust the body. `now` is Unix time. Raises
-    `InvalidRequest` for a wrong or old signature, `ConfigurationError` where the library for it is missing.
-    Source: https://docs.fal.ai/documentation/model-apis/inference/webhooks, read 2026-11-23.
-    """
+def _signature(headers: Mapping[str, str], body: bytes, now: float) -> tuple[bytes, bytes] | None:
+    """Take the signature of a fresh call and what it signs; `None` where there is none."""
     told = {name.lower(): value for name, value in headers.items()}
     try:
         parts = [told[f"x-fal-webhook-{name}"] for name in ("request-id", "user-id", "timestamp")]
         signature = bytes.fromhex(told["x-fal-webhook-signature"])
         fresh = abs(now - int(parts[2])) <= CALLBACK_WINDOW_S
-        message = "\n".join((*parts, hashlib.sha256(body).hexdigest())).encode()
-        if fresh and _signed(message, signature, keys):
-            return msgspec.json.decode(body, type=_Callback).request_id
-    except (KeyError, ValueError, msgspec.DecodeError) as exc:
-        raise InvalidRequest("the callback is not signed by fal") from exc
-    raise InvalidRequest("the callback is not signed by fal")
+    except (KeyError, ValueError):
+        return None
+    return (signature, "\n".join((*parts, hashlib.sha256(body).hexdigest())).encode()) if fresh else None
 
 
-def _signed(message: bytes, signature: bytes, keys: Iterable[bytes]) -> bool:
+def _verified(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
     try:
-        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - an extra
-    except ImportError as exc:
-        raise ConfigurationError("callbacks of fal need a library: pip install safelight[fal]") from exc
-    for key in keys:
-        try:
-            Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-        except (InvalidSignature, ValueError):
-            continue
-        return True
-    return False
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
 
 
 PROVIDER = ProviderModule(
@@ -362,4 +373,5 @@ PROVIDER = ProviderModule(
     base_url="https://queue.fal.run",
     env_key="FAL_KEY",
     needs_key=True,
+    calls_back=True,
 )

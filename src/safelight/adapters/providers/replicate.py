@@ -15,7 +15,6 @@ from urllib.parse import quote
 import msgspec
 import structlog
 from standardwebhooks import Webhook
-from standardwebhooks.webhooks import WebhookVerificationError
 from yarl import URL
 
 from safelight.adapters.providers._answer import Answer
@@ -30,7 +29,6 @@ from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._openai_shape import via_of
 from safelight.application.ports import Accepted, Call, Failed, Finished, RemotePicture, Running, StoredPicture
 from safelight.domain.errors import (
-    ConfigurationError,
     InvalidRequest,
     ProviderError,
     ProviderProtocolError,
@@ -108,6 +106,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cancel_after_s: Annotated[int, msgspec.Meta(ge=5)] = 1800
 
 
+class _Secret(msgspec.Struct):
+    key: str
+
+
 class _FileLinks(msgspec.Struct):
     get: str
 
@@ -137,6 +139,8 @@ class Replicate(HostedModels):
         super().__init__(entry.settings, load_catalogue("replicate"), common=_COMMON, unknown=_UNKNOWN)
         self._http = entry.http(_PURCHASES)
         self._questions = entry.http(_QUESTIONS)
+        self._secrets: dict[str | None, str] = {}
+        """Of webhooks, by the name of the key whose account it is."""
         self._headers = {"Cancel-After": f"{entry.options.cancel_after_s}s"}
 
     async def submit(self, call: Call) -> Accepted:
@@ -151,7 +155,7 @@ class Replicate(HostedModels):
 
         pictures = await self.picture_inputs(call, inline, place)
         inputs = {**self.plain_inputs(call), **pictures, **call.request.extra}
-        body = inline.body({**version, "input": inputs})
+        body = inline.body({**version, "input": inputs, **_webhook(call)})
         answer = await self._http.buy(call, self._http.url(path), body, headers=self._headers)
         prediction = answer.read(_Prediction)
         if not prediction.id:
@@ -183,6 +187,19 @@ class Replicate(HostedModels):
                 log.warning("unknown_status", provider="replicate", status=prediction.status[:80])
         return _running(prediction, answer)
 
+    async def read_callback(self, headers: Mapping[str, str], body: bytes, call: Call) -> None:
+        """Check a webhook call, at most five minutes old, by the account's secret, which is fetched once.
+
+        Source: https://replicate.com/docs/topics/webhooks/verify-webhook, read 2026-11-23.
+        """
+        known = self._secrets.get(call.key.name)
+        if known is not None and _signed(headers, body, known):
+            return
+        answer = await self._questions.ask(call, self._questions.url("webhooks/default/secret"))
+        secret = self._secrets[call.key.name] = answer.read(_Secret).key
+        if secret == known or not _signed(headers, body, secret):
+            raise InvalidRequest("the callback is not signed by Replicate")
+
     async def cancel(self, handle: str, call: Call) -> bool:
         """Stop the prediction; it is charged for what was done by then."""
         url = self._prediction_url(handle, "/cancel")
@@ -207,6 +224,11 @@ class Replicate(HostedModels):
             created=_unix(prediction.created_at),
             via=via_of(call.request),
         )
+
+
+def _webhook(call: Call) -> dict[str, Any]:
+    """Ask to be told of the end, if at all."""
+    return {"webhook": call.callback.url, "webhook_events_filter": ["completed"]} if call.callback else {}
 
 
 def _route(model: str) -> tuple[str, dict[str, str]]:
@@ -273,22 +295,12 @@ def _unix(moment: Any) -> int | None:
         return None
 
 
-def read_callback(headers: Mapping[str, str], body: bytes, *, secret: str) -> str:
-    """Check a webhook call on its raw body, and tell which handle it is about.
-
-    It may come twice, late and out of order: poll the handle, do not trust the body. Raises `InvalidRequest` for a
-    signature that is wrong or older than five minutes, `ConfigurationError` for a secret that is none.
-    Source: https://replicate.com/docs/topics/webhooks/verify-webhook, read 2026-11-23.
-    """
+def _signed(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
     try:
-        webhook = Webhook(secret)
-    except Exception as exc:  # the library raises errors of several kinds
-        raise ConfigurationError("Replicate's webhook secret must be whsec_ and base64") from exc
-    try:
-        webhook.verify(body, dict(headers), json_parse=False)
-        return msgspec.json.decode(body, type=_Prediction).id
-    except (WebhookVerificationError, msgspec.DecodeError, ValueError) as exc:
-        raise InvalidRequest("the callback is not signed by Replicate") from exc
+        Webhook(secret).verify(body, dict(headers), json_parse=False)
+    except Exception:  # noqa: BLE001 - the library raises errors of several kinds for what it cannot read
+        return False
+    return True
 
 
 PROVIDER = ProviderModule(
@@ -299,4 +311,5 @@ PROVIDER = ProviderModule(
     base_url="https://api.replicate.com/v1",
     env_key="REPLICATE_API_TOKEN",
     needs_key=True,
+    calls_back=True,
 )
