@@ -112,8 +112,12 @@ class JobSettings(_Section):
     """How jobs live."""
 
     result_ttl: int = Field(3600, gt=0, description="Seconds that a result is kept after the job's end.")
+    batch_ttl: int = Field(86_400, gt=0, description="The same for the lines of a batch, each from its own end.")
     max_result_ttl: int = Field(604_800, gt=0, description="Most seconds that a caller may ask for.")
     concurrency: int = Field(256, gt=0, description="Jobs at work at a time, over all providers.")
+    batch_share: float = Field(
+        0.5, gt=0, le=1, description="Share of a provider's slots that lines of batches may wait for or hold."
+    )
     on_unknown: OnUnknown = Field(
         OnUnknown.FAIL, description="After a call that may have been charged: fail, retry or fallback."
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from safelight.adapters.batch_lines import BlobBatchLines
 from safelight.adapters.blobs.timed import TimedBlobStore
 from safelight.adapters.data_dir import database_of
 from safelight.adapters.fetch import HttpPictureFetcher
@@ -24,6 +25,7 @@ from safelight.adapters.providers._http import HttpSessions, open_sessions
 from safelight.adapters.providers._registry import load_providers
 from safelight.adapters.secret_box import AesGcmBox
 from safelight.adapters.sql.access import SqlAccessStore
+from safelight.adapters.sql.batches import SqlBatchStore
 from safelight.adapters.sql.counts import SqlCounts
 from safelight.adapters.sqlite.inspection import SqliteInspection
 from safelight.api.access import Access, AccessLog
@@ -35,6 +37,7 @@ from safelight.api.service import probe_routes
 from safelight.api.services import ApiLimits, MetricsPage, Services
 from safelight.application.administer import Administer
 from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.batch import Batches, Feed
 from safelight.application.callback import CallbackAddresses, TakeCallback
 from safelight.application.callers import Callers, keyed_hash
 from safelight.application.cancel import Cancel
@@ -52,6 +55,7 @@ from safelight.application.sweep import Sweep
 from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings, TraceSettings
 from safelight.declared import declared
 from safelight.domain.breaker import BreakerPolicy
+from safelight.domain.caller import Caller
 from safelight.domain.errors import ConfigurationError, RequestError, StorageError
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.price import Price
@@ -278,6 +282,8 @@ class Gateway:
         self._observer = Observers([each for each in heard_by if each is not None])
         self._keys = KeyPool()
         self._watchers = Watchers()
+        self._batches = SqlBatchStore(storage.database, storage.jobs)
+        self._batch_lines = BlobBatchLines(storage.blobs, storage.clock)
         self.secret_box = AesGcmBox(storage.encryption_keys)
         self.access_store = SqlAccessStore(storage.database)
         self.made_keys: Mapping[str, str] = {}
@@ -298,6 +304,14 @@ class Gateway:
         self.retry = Retry(read=self.read, store=self._store, queue=self._queue, clock=self._clock)
         self.submit = Submit(
             store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock, observer=self._observer
+        )
+        self.batches = Batches(
+            store=self._batches,
+            lines=self._batch_lines,
+            jobs=self._store,
+            bell=self._bell,
+            clock=self._clock,
+            cancel_job=self.cancel.cancel,
         )
         self.app: Api
 
@@ -335,6 +349,7 @@ class Gateway:
             Services(
                 submit=self.submit,
                 read=self.read,
+                batches=self.batches,
                 estimate=Estimate(providers=self._providers),
                 cancel=self.cancel,
                 retry=self.retry,
@@ -359,6 +374,7 @@ class Gateway:
                     body_idle_timeout_s=server.body_timeout,
                     result_ttl_s=jobs.result_ttl,
                     max_result_ttl_s=jobs.max_result_ttl,
+                    batch_ttl_s=min(jobs.batch_ttl, jobs.max_result_ttl),
                 ),
                 admin=_admin_door(self._settings),
                 callers=callers,
@@ -372,6 +388,7 @@ class Gateway:
         if server.role is not Role.API:
             self._engine = asyncio.create_task(self._queue.run(advance.step))
             self._tasks.append(asyncio.create_task(self._sweep_for_ever()))
+            self._tasks.append(asyncio.create_task(self._feed().run()))
 
     async def _open_callers(self) -> Callers:
         """Get to know the virtual keys, those of the settings included."""
@@ -388,6 +405,23 @@ class Gateway:
         except RequestError as error:
             raise ConfigurationError(f"the settings of virtual keys, teams and customers: {error.message}") from error
         return callers
+
+    def _feed(self) -> Feed:
+        """Batches are fed by whoever works, on nobody's behalf."""
+        return Feed(
+            store=self._batches,
+            lines=self._batch_lines,
+            queue=self._queue,
+            bell=self._bell,
+            clock=self._clock,
+            lane_share=self._lane_share,
+            retry_job=lambda job_id: self.retry.again(job_id, Caller(admin=True)),
+        )
+
+    def _lane_share(self, lane: ProviderName) -> int:
+        """How many lines of batches may wait or run in a lane at a time."""
+        entry = self._providers.get(lane)
+        return max(1, int(self._settings.jobs.batch_share * entry.concurrency)) if entry else 1
 
     def _advance(self, callbacks: CallbackAddresses | None) -> Advance:
         return Advance(
@@ -426,6 +460,7 @@ class Gateway:
     async def _sweep_for_ever(self) -> None:
         sweep = Sweep(
             store=self._store,
+            batches=self._batches,
             blobs=self._blobs,
             clock=self._clock,
             deadline=timedelta(seconds=self._settings.jobs.deadline),

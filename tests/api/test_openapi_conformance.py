@@ -25,6 +25,12 @@ schemathesis.openapi.format(
 )
 for kind in ("image/png", "image/jpeg", "image/webp", "image/gif"):
     schemathesis.openapi.media_type(kind, strategies.sampled_from(PICTURES))
+schemathesis.openapi.media_type(
+    "application/jsonl",
+    strategies.lists(
+        strategies.just(b'{"model": "builtin/sketch", "prompt": "a kite", "size": "16x16"}'), min_size=1, max_size=3
+    ).map(b"\n".join),
+)
 
 
 def test_every_route_is_described_and_every_description_has_a_route(served: ServedGateway) -> None:

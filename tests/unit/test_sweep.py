@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from safelight.adapters.bell import LocalBell
+from safelight.adapters.sql.batches import SqlBatchStore
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.sweep import Sweep
+from safelight.domain.batch import Batch
 from safelight.domain.errors import StorageError
 from safelight.domain.event import developed
-from safelight.domain.ids import JobId, blob_key
+from safelight.domain.ids import BatchId, JobId, blob_key
 from safelight.domain.image import InputImage
 from safelight.domain.job import AttemptState, Job, JobHistory, JobStatus
 from safelight.domain.money import Charged
@@ -27,7 +29,14 @@ class Yard:
         self.blobs = BlobNames()
         self.bell = bell
         self.clock = FakeClock()
-        self.sweep: Any = Sweep(store=self.store, blobs=self.blobs, clock=self.clock, deadline=DAY)  # type: ignore[arg-type]  # the half of a blob store that it uses
+        self.batches = SqlBatchStore(store._database, store)
+        self.sweep: Any = Sweep(
+            store=self.store,
+            batches=self.batches,
+            blobs=self.blobs,  # type: ignore[arg-type]  # the half of a blob store that it uses
+            clock=self.clock,
+            deadline=DAY,
+        )
 
     async def submitted(self, **members: Any) -> Job:
         new = job(**members)
@@ -195,3 +204,22 @@ async def test_orphans_wait_for_the_next_time_when_the_store_fails(yard: Yard) -
     assert yard.blobs.deleted == []
     await yard.sweep.remove_orphans()
     assert len(yard.blobs.deleted) == 1
+
+
+async def test_an_expired_batch_goes_with_its_lines_and_a_living_one_keeps_them(yard: Yard) -> None:
+    old, living = BatchId(new_id()), BatchId(new_id())
+    lines = [blob_key(NOON - DAY - DAY, batch_id, "lines") for batch_id in (old, living)]
+    for batch_id, key in zip((old, living), lines, strict=True):
+        await yard.batches.submit(
+            Batch(id=batch_id, request_id="r", lines=key, total=1, created_at=NOON, ttl_s=60, fed_lines=1)
+        )
+    await yard.batches.cancel(old, at=NOON)
+    await yard.batches.complete(old, at=NOON)
+    yard.blobs.pages = (lines,)
+    await yard.sweep.remove_orphans()
+    assert yard.blobs.deleted == []
+    yard.clock.move(60)
+    await yard.sweep.once()
+    assert yard.blobs.deleted == lines[:1]
+    assert await yard.batches.get(old) is None
+    assert await yard.batches.get(living) is not None

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from safelight.api.batches import batch_routes
 from safelight.api.callbacks import callback_routes
 from safelight.api.console.routes import console_routes
 from safelight.api.docs import docs_routes
@@ -41,6 +42,7 @@ class Api:
         self.routes = routes or [
             *image_routes(),
             *job_routes(),
+            *batch_routes(),
             *file_routes(),
             *callback_routes(),
             *service_routes(),

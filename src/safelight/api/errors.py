@@ -12,6 +12,7 @@ from starlette.responses import Response
 from safelight.api.body import BodyError
 from safelight.domain.errors import (
     Conflict,
+    IdempotencyConflict,
     NotAllowed,
     NotAuthenticated,
     NotFound,
@@ -66,15 +67,19 @@ def job_error_body(error: JobError, extra_fields: Mapping[str, Any]) -> dict[str
     )
 
 
+_REQUEST_STATUS: Mapping[type[RequestError], int] = {NotFound: 404, IdempotencyConflict: 422, Conflict: 409}
+"""Of the kinds that are no 400; the first that fits counts."""
+
+
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
     return Response(msgspec.json.encode(body), status, headers, "application/json")
 
 
 def refused(error: RequestError, extra_fields: Mapping[str, Any] | None = None) -> Response:
-    """The caller's fault: 404 for what is not there, 409 for what does not fit what is there, else 400."""
+    """The caller's fault, in most cases 400."""
     missing = isinstance(error, NotFound)
-    status = 404 if missing else 409 if isinstance(error, Conflict) else 400
+    status = next((status for kind, status in _REQUEST_STATUS.items() if isinstance(error, kind)), 400)
     body = error_body(
         message=error.message,
         status=status,

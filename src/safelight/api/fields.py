@@ -162,3 +162,33 @@ def _fallback_text(value: Any) -> str:
     if isinstance(value, dict) and isinstance(value.get("provider"), str) and isinstance(value.get("model"), str):
         return f"{check('fallbacks', value['provider'])}/{check('fallbacks', value['model'])}"
     raise InvalidRequest("fallbacks must be strings provider/model, or objects with both", param="fallbacks")
+
+
+_MOST_LABELS = 64
+_LABEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MOST_LABEL_CHARS = 512
+
+
+def labels(value: Any) -> dict[str, str]:
+    """Read `metadata`: names with texts. Raises `InvalidRequest`."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > _MOST_LABELS:
+        raise InvalidRequest(f"metadata must be an object of at most {_MOST_LABELS} texts", param="metadata")
+    for name, text in value.items():
+        if not _LABEL_NAME.fullmatch(name):
+            raise InvalidRequest("metadata: names are 1 to 64 letters, digits, dots, dashes or lines", param="metadata")
+        _text(_MOST_LABEL_CHARS)(f"metadata.{name}", text)
+    return value
+
+
+def idempotency_key(name: str, value: Any) -> str | None:
+    """Read a caller's key; empty counts as absent. Raises `InvalidRequest`."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not _KEY.fullmatch(value):
+        raise InvalidRequest(f"{name} must be 1 to 255 visible ASCII characters", param=name)
+    return value
+
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")

@@ -15,6 +15,7 @@ _SECONDS = re.compile(r"[0-9]{1,32}(\.[0-9]{0,32})?([eE][+-]?[0-9]{1,4})?")
 LONGEST_WAIT_S = 60.0
 """A poll is held no longer than this."""
 _EXTRA_HEADER_PREFIX = "x-bf-eh-"
+_LABEL_PREFIX = "x-bf-dim-"
 _MOST_EXTRA_HEADERS = 64
 _NOT_FORWARDED = frozenset(
     {
@@ -119,6 +120,12 @@ def refuse_webhook(headers: Headers) -> None:
             f"no webhook endpoint is named {name[:100]!r}",
             param="x-bf-async-webhook",
         )
+
+
+def labels(headers: Headers) -> Mapping[str, str]:
+    """The caller's labels, `x-bf-dim-<name>`."""
+    found = {name.removeprefix(_LABEL_PREFIX): text for name, text in headers.items() if name.startswith(_LABEL_PREFIX)}
+    return {name: text for name, text in found.items() if name}
 
 
 def extra_headers(headers: Headers) -> Mapping[str, str]:

@@ -113,10 +113,13 @@ class Intake:
         return found[0] if found else None
 
     async def _generation(self) -> ImageRequest:
-        images = _JsonImages(self.open_sink)
+        images = JsonImages(self.open_sink)
         lifted = await self._json(images)
         images.placeholders = frozenset(lifted.values)
-        values = _object(lifted.json)
+        return await self.generation(json_object(lifted.json), images)
+
+    async def generation(self, values: Mapping[str, Any], images: "JsonImages") -> ImageRequest:
+        """Check the members of a generation. Raises `RequestError`, `StorageError`."""
         prompt = values.get("prompt")
         if prompt is None or prompt == "":
             raise InvalidRequest("prompt cannot be empty", param="prompt")
@@ -135,7 +138,7 @@ class Intake:
             **fields.checked(values, _GENERATION_FIELDS),
         )
 
-    async def _json(self, images: "_JsonImages") -> Lifted:
+    async def _json(self, images: "JsonImages") -> Lifted:
         """Read the body; strings of the size of an image go into the blob store on the way."""
         content_type = self.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if content_type != "application/json" and not content_type.endswith("+json"):
@@ -253,7 +256,7 @@ class _FormImage:
         return InputImage(image=self._sink.image, filename=filename)
 
 
-class _JsonImages:
+class JsonImages:
     """Images inside a JSON body: those lifted out of it, and short ones that are still in it."""
 
     def __init__(self, open_sink: Callable[[], ImageSink]) -> None:
@@ -306,7 +309,7 @@ class _JsonImages:
         return image
 
 
-def _object(body: bytes) -> Mapping[str, Any]:
+def json_object(body: bytes) -> Mapping[str, Any]:
     """Read the JSON object. Of a large one, a value is only made into objects when it is asked for."""
     try:
         if len(body) <= _SHORT_BODY_BYTES:
@@ -347,7 +350,7 @@ class _LazyValues(Mapping[str, Any]):
         return len(self._texts)
 
 
-def _extra(values: Mapping[str, Any], images: _JsonImages) -> dict[str, Any]:
+def _extra(values: Mapping[str, Any], images: JsonImages) -> dict[str, Any]:
     extra = {name: values[name] for name in values if name not in _KNOWN_FIELDS}
     for name, value in extra.items() if images.placeholders else ():
         text = msgspec.json.encode(value)

@@ -13,7 +13,8 @@ from safelight.api.errors import json_response
 from safelight.api.identity import caller_of
 from safelight.api.jobs import PATHS, JobRenderer, location, running
 from safelight.api.services import Services, services_of
-from safelight.domain.errors import NotFound
+from safelight.application.cancel import Only
+from safelight.domain.errors import InvalidRequest, NotFound
 from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job
@@ -81,8 +82,16 @@ def _retry(operation: Operation | None) -> Endpoint:
 
 
 async def _end(request: Request, operation: Operation | None) -> Response:
-    job = await services_of(request).cancel.end_or_delete(_job_id(request), await caller_of(request), operation)
+    job_id, caller = _job_id(request), await caller_of(request)
+    job = await services_of(request).cancel.end_or_delete(job_id, caller, operation, only=_only(request))
     return Response(status_code=204) if job is None else await answer(request, job)
+
+
+def _only(request: Request) -> Only | None:
+    text = request.query_params.get("only")
+    if text is not None and text not in set(Only):
+        raise InvalidRequest(f"only must be one of {', '.join(Only)}", param="only")
+    return None if text is None else Only(text)
 
 
 async def answer(request: Request, job: Job) -> Response:

@@ -61,6 +61,10 @@ class JobRenderer:
         body["meta"] |= details(history, wanted, links=self.links, base_url=self.base_url)
         return body
 
+    def listed(self, job: Job) -> dict[str, Any]:
+        """A job that has ended as a list shows it: pictures are links, whatever was asked for."""
+        return self._envelope(job, None)
+
     async def result(self, job: Job, *, headers: Mapping[str, str]) -> Response:
         """The job's end as the OpenAI routes answer it: the result, or the error with its own status."""
         inserts = _Inserts(self.blobs)
@@ -212,7 +216,7 @@ def _identity(job: Job) -> dict[str, Any]:
 
 
 def _meta(job: Job) -> dict[str, Any]:
-    meta = {
+    meta: dict[str, Any] = {
         "request_type": job.operation.value,
         "model": str(job.request.target),
         "provider": job.result.target.provider if job.result is not None else job.lane,
@@ -220,6 +224,8 @@ def _meta(job: Job) -> dict[str, Any]:
     }
     if job.cancelled_at is not None:
         meta["cancelled"] = True
+    if job.metadata:
+        meta["metadata"] = job.metadata
     return meta
 
 

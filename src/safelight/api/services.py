@@ -8,6 +8,7 @@ from starlette.requests import Request
 from safelight.api.access import Access
 from safelight.api.admin import AdminDoor
 from safelight.api.links import Links
+from safelight.application.batch import Batches
 from safelight.application.callback import TakeCallback
 from safelight.application.callers import Callers
 from safelight.application.cancel import Cancel
@@ -29,6 +30,7 @@ class ApiLimits:
     body_idle_timeout_s: float = 60.0
     result_ttl_s: int
     max_result_ttl_s: int
+    batch_ttl_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Services:
 
     submit: Submit
     read: Read
+    batches: Batches
     estimate: Estimate
     cancel: Cancel
     retry: Retry

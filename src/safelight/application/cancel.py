@@ -1,6 +1,7 @@
 """End a job at its caller's word: cancel one that runs, delete one that has ended."""
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 import structlog
 
@@ -9,7 +10,7 @@ from safelight.application.ports import BlobStore, Clock, JobStore, Queue
 from safelight.application.read import Read
 from safelight.application.sweep import all_blobs, drop_images
 from safelight.domain.caller import Caller
-from safelight.domain.errors import Superseded
+from safelight.domain.errors import Conflict, Superseded
 from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job, JobHistory
@@ -17,6 +18,13 @@ from safelight.domain.outcome import made, settle
 from safelight.domain.plan import CANCELLED
 
 log = structlog.get_logger(__name__)
+
+
+class Only(StrEnum):
+    """What a caller wants who does not want the other: between their look and their word the job may have ended."""
+
+    CANCEL = "cancel"
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +38,23 @@ class Cancel:
     clock: Clock
     observer: Observer = field(default_factory=Deaf)
 
-    async def end_or_delete(self, job_id: JobId, caller: Caller, operation: Operation | None = None) -> Job | None:
-        """Cancel a job, and give it as it then is; delete one that has ended. Raises `NotFound`, `StorageError`."""
+    async def end_or_delete(
+        self, job_id: JobId, caller: Caller, operation: Operation | None = None, *, only: Only | None = None
+    ) -> Job | None:
+        """Cancel a job, and give it as it then is; delete one that has ended.
+
+        With `only` one of the two: a job that has ended is given as it is, one that runs is a `Conflict`. Raises
+        `NotFound`, `StorageError`.
+        """
         while True:
             history = await self.read.history(job_id, caller, operation)
             try:
                 if not history.job.status.terminal:
+                    if only is Only.DELETE:
+                        raise Conflict("the job has not ended: cancel it first, or wait for its end")
                     return await self.cancel(history)
+                if only is Only.CANCEL:
+                    return history.job
                 if await self._deleted(history.job):
                     return None
             except Superseded:

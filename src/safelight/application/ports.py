@@ -1,15 +1,16 @@
 """What the use cases need of the world. Adapters implement these; each store call is one atomic commit."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from safelight.domain.batch import Batch, BatchEntry, BatchProgress
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ProviderError
 from safelight.domain.event import JobEvent, LoggedEvent
-from safelight.domain.ids import BlobKey, DeliveryId, EndpointId, JobId, ProviderName
+from safelight.domain.ids import BatchId, BlobKey, DeliveryId, EndpointId, JobId, ProviderName
 from safelight.domain.image import ImageRequest, StoredImage, Usage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
 from safelight.domain.money import Charged
@@ -140,11 +141,116 @@ class JobStore(Protocol):
         ...
 
     async def existing(self, job_ids: Sequence[JobId]) -> set[JobId]:
-        """Which of these jobs there are."""
+        """Which of these jobs (or batches, which own blobs too) there are."""
         ...
 
     async def list_jobs(self, wanted: JobFilter) -> JobPage:
         """One page of jobs, newest first."""
+        ...
+
+
+class BatchStore(Protocol):
+    """The record of batches. Every method raises `StorageError` when the database fails."""
+
+    async def submit(self, batch: Batch) -> Batch:
+        """Write an accepted batch; it is durable when this returns. Gives the earlier one of the same idempotency key.
+
+        Raises `IdempotencyConflict` where that one is another request.
+        """
+        ...
+
+    async def get(self, batch_id: BatchId) -> Batch | None:
+        """Read one batch."""
+        ...
+
+    async def progress(self, batch_id: BatchId) -> BatchProgress | None:
+        """Read one batch and count its jobs."""
+        ...
+
+    async def list_batches(self, *, before: int | None, limit: int) -> Sequence[tuple[int, Batch]]:
+        """List batches with their sequence numbers, newest first."""
+        ...
+
+    async def open_batches(self, *, limit: int) -> Sequence[Batch]:
+        """List the batches that are not complete, oldest first."""
+        ...
+
+    async def open_lines(self) -> Mapping[ProviderName, int]:
+        """Count the jobs of all batches that have not ended, by lane."""
+        ...
+
+    async def feed(self, batch: Batch, jobs: Sequence[Job], *, fed_bytes: int) -> Sequence[Job]:
+        """Make jobs of the next lines and move the cursor behind them, in one commit; gives those that wait to run.
+
+        A line whose idempotency key has a job already shares it; where the key belongs to another request, the line's
+        job has failed from the beginning. Raises `Superseded` when the cursor is elsewhere or the batch is cancelled.
+        """
+        ...
+
+    async def results(self, batch_id: BatchId, *, after: int, up_to: int) -> Mapping[int, Job]:
+        """Read the jobs of the lines `after` (exclusive) to `up_to`, by line."""
+        ...
+
+    async def cancel(self, batch_id: BatchId, *, at: datetime) -> None:
+        """Feed no line any more."""
+        ...
+
+    async def open_jobs(self, batch_id: BatchId, *, limit: int) -> Sequence[JobId]:
+        """List jobs of its own that have not ended."""
+        ...
+
+    async def retry_failed(self, batch_id: BatchId, *, before: datetime) -> None:
+        """Go on: lines that failed until `before` are to run again, lines that a cancel kept back are to be fed."""
+        ...
+
+    async def failed_jobs(
+        self, batch_id: BatchId, *, before: datetime, after: int, limit: int
+    ) -> Sequence[tuple[int, JobId, ProviderName]]:
+        """List lines behind `after` whose jobs failed until `before`, in their order: (line, job, lane)."""
+        ...
+
+    async def retried_all(self, batch_id: BatchId, *, before: datetime) -> None:
+        """Note that none of those is left."""
+        ...
+
+    async def complete(self, batch_id: BatchId, *, at: datetime) -> None:
+        """Note that every line has ended; nothing happens where one has not been fed, or is to run again."""
+        ...
+
+    async def expired(self, *, now: datetime, limit: int) -> Sequence[Batch]:
+        """List batches whose time is over."""
+        ...
+
+    async def delete(self, batch_ids: Sequence[BatchId]) -> None:
+        """Remove batches; their jobs have a life of their own."""
+        ...
+
+
+class BatchWriter(Protocol):
+    """The lines of one batch as they are checked. Exactly one of `close` and `abort` ends it."""
+
+    async def add(self, entry: BatchEntry) -> None:
+        """Append a line."""
+        ...
+
+    async def close(self) -> BlobKey:
+        """Make them durable; gives where they lie."""
+        ...
+
+    async def abort(self) -> None:
+        """Drop them."""
+        ...
+
+
+class BatchLines(Protocol):
+    """The lines of batches. Every method raises `StorageError` when the store fails."""
+
+    def writer(self, batch_id: BatchId) -> BatchWriter:
+        """Begin the lines of a batch."""
+        ...
+
+    def read(self, lines: BlobKey, *, start: int) -> AsyncGenerator[tuple[BatchEntry, int], None]:
+        """Read lines from byte `start`, each with where the next one begins."""
         ...
 
 

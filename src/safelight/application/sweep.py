@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from safelight.application.observer import Deaf, Observer
-from safelight.application.ports import BlobStore, Clock, JobStore
+from safelight.application.ports import BatchStore, BlobStore, Clock, JobStore
 from safelight.domain.errors import ErrorClass, StorageError, Superseded
 from safelight.domain.ids import BlobKey, JobId, blob_job
 from safelight.domain.job import Attempt, AttemptState, Job, JobError
@@ -25,6 +25,7 @@ class Sweep:
     """Run from time to time by every process that works; each part may be repeated or interrupted."""
 
     store: JobStore
+    batches: BatchStore
     blobs: BlobStore
     clock: Clock
     deadline: timedelta
@@ -35,6 +36,7 @@ class Sweep:
         """End overdue jobs and remove expired ones. Faults are left for the next time."""
         await _survived(self.end_overdue)
         await _survived(self.remove_expired)
+        await _survived(self.remove_expired_batches)
 
     async def end_overdue(self) -> int:
         """End jobs that are past their deadline, whatever they wait for; returns how many."""
@@ -55,6 +57,15 @@ class Sweep:
             await self.blobs.delete(await all_blobs(jobs, self.store))
             await self.store.delete([job.id for job in jobs])
             removed += len(jobs)
+        return removed
+
+    async def remove_expired_batches(self) -> int:
+        """Remove batches whose last line ended long ago: first their lines, then their rows."""
+        removed = 0
+        while batches := await self.batches.expired(now=self.clock.now(), limit=_BATCH):
+            await self.blobs.delete([batch.lines for batch in batches])
+            await self.batches.delete([batch.id for batch in batches])
+            removed += len(batches)
         return removed
 
     async def remove_orphans(self) -> None:

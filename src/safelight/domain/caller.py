@@ -1,8 +1,21 @@
-"""Who asks, and which jobs are theirs."""
+"""Who asks, and which jobs and batches are theirs."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from safelight.domain.job import Job
+
+class Owned(Protocol):
+    """What may belong to somebody: a job, a batch."""
+
+    @property
+    def owner(self) -> str | None:
+        """The id of the virtual key that it was submitted with."""
+        ...
+
+    @property
+    def team(self) -> str | None:
+        """That key's team."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +30,11 @@ class Caller:
     """Whether the key sees all jobs of its team."""
     admin: bool = False
 
-    def may_see(self, job: Job) -> bool:
-        """Whether the job is theirs to read, wait for and cancel. One without an owner is everybody's (contract R4.2)."""
-        if self.admin or job.owner is None or job.owner == self.owner:
+    def may_see(self, it: Owned) -> bool:
+        """Whether it is theirs to read, wait for and cancel. What has no owner is everybody's (contract R4.2)."""
+        if self.admin or it.owner is None or it.owner == self.owner:
             return True
-        return self.team_wide and self.team is not None and job.team == self.team
+        return self.team_wide and self.team is not None and it.team == self.team
 
 
 ANYBODY = Caller()

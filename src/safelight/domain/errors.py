@@ -5,7 +5,8 @@ SafelightError               code (stable), message (safe to show)
 │  ├─ InvalidRequest         a field is missing, of the wrong type or out of range
 │  ├─ UnsupportedFeature     this model cannot express that field
 │  ├─ Conflict               it is so already, or something else is
-│  │  └─ NotRetryable        the job has not failed
+│  │  ├─ NotRetryable        the job has not failed
+│  │  └─ IdempotencyConflict the key came with another request before
 │  └─ NotFound               no such job, or not any more
 ├─ PolicyRefusal             who may do what, and what it may cost; `code` is the contract's word
 │  ├─ NotAuthenticated       no key, or an unknown one
@@ -98,6 +99,12 @@ class NotRetryable(Conflict):
     """Only what has failed can be run again."""
 
     code = "not_retryable"
+
+
+class IdempotencyConflict(Conflict):
+    """The caller's key belongs to another request."""
+
+    code = "idempotency_conflict"
 
 
 class NotFound(RequestError):

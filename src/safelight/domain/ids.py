@@ -10,6 +10,9 @@ BlobKey = NewType("BlobKey", str)
 """`<hour>/<job id>-<random name>`: never derived from a user's text. The hour (UTC) is that of its writing, so that
 images nobody owns can be found among the old folders alone."""
 
+BatchId = NewType("BatchId", str)
+"""As a `JobId`; no job and no batch ever share one, so blobs can belong to either."""
+
 ProviderName = NewType("ProviderName", str)
 """The name of an entry under `providers:` in the settings."""
 
@@ -27,13 +30,13 @@ def blob_hour(moment: datetime) -> str:
     return f"{moment.year:04}{moment.month:02}{moment.day:02}{moment.hour:02}"
 
 
-def blob_key(moment: datetime, job_id: JobId, name: str) -> BlobKey:
-    """Make the key of a job's image that is written now."""
-    return BlobKey(f"{blob_hour(moment)}/{job_id}-{name}")
+def blob_key(moment: datetime, owner_id: JobId | BatchId, name: str) -> BlobKey:
+    """Make the key of something that is written now for a job or a batch."""
+    return BlobKey(f"{blob_hour(moment)}/{owner_id}-{name}")
 
 
 def blob_job(key: str) -> JobId:
-    """The job that an image belongs to."""
+    """The job (or the batch) that a blob belongs to."""
     return JobId(key.partition("/")[2][:_UUID_CHARS])
 
 

@@ -1,6 +1,7 @@
 """The job store in SQL that every engine accepts."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -69,7 +70,7 @@ EXPIRED = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE expires_at <= $1 ORDER BY 
 DELETE_EVENTS = "DELETE FROM events WHERE job_id = (SELECT id FROM jobs WHERE id = $1 AND due_at IS NULL)"
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = (SELECT id FROM jobs WHERE id = $1 AND due_at IS NULL)"
 DELETE_JOB = "DELETE FROM jobs WHERE id = $1 AND due_at IS NULL"
-JOB_EXISTS = "SELECT 1 FROM jobs WHERE id = $1"
+EXISTS = "SELECT 1 FROM jobs WHERE id = $1 UNION ALL SELECT 1 FROM batches WHERE id = $1"
 LIST_JOBS = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE seq < $1 ORDER BY seq DESC LIMIT $2"  # noqa: S608 - as above
 LIST_JOBS_BY_STATUS = (
     f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE seq < $1 AND status = $3"  # noqa: S608 - as above
@@ -135,6 +136,20 @@ class JobMemory(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job with the rows that it becomes, encoded before its transaction begins."""
+
+    job: Job
+    values: Row
+    event: Row
+
+    @classmethod
+    def of(cls, job: Job) -> "NewJob":
+        """Encode a job."""
+        return cls(job, rows.job_values(job), events.event_values(moved_on(job.id, JobStatus.PENDING, job.created_at)))
+
+
 class SqlJobStore:
     """See `JobStore`. Whoever makes it closes the database."""
 
@@ -157,20 +172,21 @@ class SqlJobStore:
 
     async def submit(self, job: Job) -> None:
         """See `JobStore.submit`."""
-        values = rows.job_values(job)
-        event = events.event_values(moved_on(job.id, JobStatus.PENDING, job.created_at))
+        new = NewJob.of(job)
+        await self._database.write(lambda transaction: self.insert(transaction, new), then=lambda: self.inserted(new))
 
-        async def write(transaction: Transaction) -> None:
-            await transaction.execute(INSERT_JOB, *values)
-            await events.append(transaction, event)
-            if self._enqueue:
-                await self._enqueue(transaction, job.id, job.lane, job.due_at or job.created_at)
+    async def insert(self, transaction: Transaction, new: "NewJob") -> None:
+        """Write a new job within a transaction; `inserted` is to be called once that is durable."""
+        job = new.job
+        await transaction.execute(INSERT_JOB, *new.values)
+        await events.append(transaction, new.event)
+        if self._enqueue:
+            await self._enqueue(transaction, job.id, job.lane, job.due_at or job.created_at)
 
-        def then() -> None:
-            self._memory.keep(job, request_bytes=len(values[_REQUEST]))
-            self._ring(job.id, EVERY_JOB)
-
-        await self._database.write(write, then=then)
+    def inserted(self, new: "NewJob") -> None:
+        """Tell of a job that was written."""
+        self._memory.keep(new.job, request_bytes=len(new.values[_REQUEST]))
+        self._ring(new.job.id, EVERY_JOB)
 
     async def get(self, job_id: JobId) -> Job | None:
         """See `JobStore.get`."""
@@ -387,7 +403,7 @@ class SqlJobStore:
         """See `JobStore.existing`."""
 
         async def read(transaction: Transaction) -> set[JobId]:
-            return {job_id for job_id in job_ids if await transaction.fetch_one(JOB_EXISTS, job_id) is not None}
+            return {job_id for job_id in job_ids if await transaction.fetch_one(EXISTS, job_id) is not None}
 
         return await self._database.read(read)
 
