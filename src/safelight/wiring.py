@@ -27,6 +27,7 @@ from safelight.adapters.secret_box import AesGcmBox
 from safelight.adapters.sql.access import SqlAccessStore
 from safelight.adapters.sql.batches import SqlBatchStore
 from safelight.adapters.sql.counts import SqlCounts
+from safelight.adapters.sql.switches import SqlSwitches
 from safelight.adapters.sqlite.inspection import SqliteInspection
 from safelight.api.access import Access, AccessLog
 from safelight.api.admin import AdminDoor
@@ -52,6 +53,7 @@ from safelight.application.report import Watchers
 from safelight.application.retry import Retry
 from safelight.application.submit import Submit
 from safelight.application.sweep import Sweep
+from safelight.application.switches import Switches
 from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings, TraceSettings
 from safelight.declared import declared
 from safelight.domain.breaker import BreakerPolicy
@@ -281,6 +283,9 @@ class Gateway:
         heard_by = [JobLog(prompts=settings.log.prompts), metrics, self._traces]
         self._observer = Observers([each for each in heard_by if each is not None])
         self._keys = KeyPool()
+        self._switches = Switches(
+            store=SqlSwitches(storage.database), jobs=self._store, queue=self._queue, clock=storage.clock
+        )
         self._watchers = Watchers()
         self._batches = SqlBatchStore(storage.database, storage.jobs)
         self._batch_lines = BlobBatchLines(storage.blobs, storage.clock)
@@ -343,6 +348,7 @@ class Gateway:
         callers = await self._open_callers()
         server, jobs, told = self._settings.server, self._settings.jobs, self._settings.log
         callbacks = _callback_addresses(self._settings, secret)
+        await self._switches.look()
         advance = self._advance(callbacks)
         queue = ReadQueue(counts=SqlCounts(self._storage.database), advance=advance, clock=self._clock)
         self.app = Api(
@@ -351,6 +357,8 @@ class Gateway:
                 read=self.read,
                 batches=self.batches,
                 estimate=Estimate(providers=self._providers),
+                queue=queue,
+                switches=self._switches,
                 cancel=self.cancel,
                 retry=self.retry,
                 pace=Pace(
@@ -384,7 +392,10 @@ class Gateway:
             ),
             routes=[*probe_routes(), *metrics_routes()] if server.role is Role.WORKER else None,
         )
-        self._tasks = [asyncio.create_task(self._metrics.watch_the_loop())]
+        self._tasks = [
+            asyncio.create_task(self._metrics.watch_the_loop()),
+            asyncio.create_task(self._switches.follow()),
+        ]
         if server.role is not Role.API:
             self._engine = asyncio.create_task(self._queue.run(advance.step))
             self._tasks.append(asyncio.create_task(self._sweep_for_ever()))
@@ -436,6 +447,7 @@ class Gateway:
             watchers=self._watchers,
             callback_address=callbacks.of if callbacks else None,
             observer=self._observer,
+            switches=self._switches.of,
         )
 
     def reload_keys(self, settings: Settings) -> None:

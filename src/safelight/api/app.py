@@ -25,6 +25,7 @@ from safelight.api.files import file_routes
 from safelight.api.images import image_routes
 from safelight.api.job_routes import job_routes
 from safelight.api.metrics import metrics_routes
+from safelight.api.operations import operation_routes
 from safelight.api.service import service_routes
 from safelight.api.services import Services
 
@@ -48,6 +49,7 @@ class Api:
             *service_routes(),
             *estimate_routes(),
             *metrics_routes(),
+            *operation_routes(),
             *docs_routes(),
             *console_routes(),
         ]

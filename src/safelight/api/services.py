@@ -15,9 +15,11 @@ from safelight.application.cancel import Cancel
 from safelight.application.estimate import Estimate
 from safelight.application.pace import Pace
 from safelight.application.ports import BlobStore, Provider, Workspace
+from safelight.application.queue_state import ReadQueue
 from safelight.application.read import Read
 from safelight.application.retry import Retry
 from safelight.application.submit import Submit
+from safelight.application.switches import Switches
 from safelight.domain.ids import JobId, ProviderName
 
 
@@ -51,6 +53,8 @@ class Services:
     read: Read
     batches: Batches
     estimate: Estimate
+    queue: ReadQueue
+    switches: Switches
     cancel: Cancel
     retry: Retry
     pace: Pace

@@ -71,6 +71,7 @@ from safelight.domain.plan import (
 from safelight.domain.price import Price, cost_micros
 from safelight.domain.retry_budget import RetryBudget
 from safelight.domain.schedule import RetryPolicy
+from safelight.domain.switch import Switch
 from safelight.log_context import work_for
 
 log = structlog.get_logger(__name__)
@@ -83,6 +84,8 @@ _POLL_PAUSE_S = 5.0
 _STORAGE_PAUSE_S = 1.0
 _OVER_BUDGET_S = (1.0, 5.0)
 """How long a retry waits that would be one too many."""
+_PAUSED_S = (20.0, 40.0)
+"""When to look again whether a provider is paused: not all of its jobs at once."""
 _MOST_BREAKERS = 10_000
 """Models are named by callers; what is remembered of them must not grow without end."""
 
@@ -146,6 +149,7 @@ class Advance:
     watchers: Watchers = field(default_factory=Watchers)
     callback_address: Callable[[ProviderName, JobId], CallbackAddress] | None = None
     observer: Observer = field(default_factory=Deaf)
+    switches: Callable[[ProviderName], Switch] = lambda _: Switch.ON
     _breakers: dict[Target, Breaker] = field(default_factory=dict)
     """Of the targets whose last call failed; the others are closed."""
     _budgets: dict[ProviderName, RetryBudget] = field(default_factory=dict)
@@ -182,6 +186,8 @@ class Advance:
         match decide(history, routes, on_unknown=self.on_unknown, now=self.clock.now()):
             case Start() as start if routes[start.route].target.provider != job.lane:
                 return await self._move(job, routes[start.route].target.provider, self.clock.now())
+            case Start() as start if self.switches(routes[start.route].target.provider) is Switch.PAUSED:
+                return await self._move(job, job.lane, self._in(self.random.uniform(*_PAUSED_S)))
             case Start() as start if (until := self._put_off(history, routes[start.route].target)) is not None:
                 return await self._move(job, job.lane, until)
             case Start() as start:
@@ -215,19 +221,25 @@ class Advance:
         if request.key_name is not None:
             keys = [key for key in keys if key.key.name == request.key_name]
         names, waits = self.keys.usable(target, keys, self.clock.now())
-        breaker = self._breakers.get(target)
         spec = entry.provider.spec(target.model)
         return Route(
             target=target,
             keys=names,
             free_at=waits,
-            closed_until=breaker.open_until if breaker else None,
+            closed_until=self._closed_until(target),
             repeatable=entry.repeatable,
             deduplicated=entry.deduplicated,
             retry=entry.retry,
             max_n=spec.max_n if spec else entry.provider.max_n,
             refusal=self._refusal(request, target, names, entry.provider),
         )
+
+    def _closed_until(self, target: Target) -> datetime | None:
+        """Until when a target is left alone, because it fails or because the operator says so."""
+        if self.switches(target.provider) is Switch.DRAINING:
+            return self._in(self.random.uniform(*_PAUSED_S))
+        breaker = self._breakers.get(target)
+        return breaker.open_until if breaker else None
 
     def open_breakers(self, now: datetime) -> Mapping[Target, datetime]:
         """The targets that are left alone now, and until when."""
