@@ -25,6 +25,6 @@ def test_weak_and_sample_keys_are_refused(key: str) -> None:
     assert "easily guessed" in (weakness(key) or "")
 
 
-@pytest.mark.parametrize("key", ["correct horse battery staple", secrets.token_urlsafe(32), secrets.token_hex(16)])
-def test_random_keys_and_long_phrases_are_taken(key: str) -> None:
-    assert weakness(key) is None
+def test_random_keys_and_long_phrases_are_taken() -> None:
+    for key in ("correct horse battery staple", secrets.token_urlsafe(32), secrets.token_hex(16)):
+        assert weakness(key) is None
