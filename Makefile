@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench chaos clean
 
 demo: $(VENV)/installed-run
 	$(BIN)/safelight demo
@@ -23,6 +23,9 @@ format: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+chaos: $(VENV)/installed-dev
+	$(BIN)/python -m tests.acceptance.chaos $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

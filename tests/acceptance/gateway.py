@@ -1,6 +1,7 @@
 """A gateway as a process of its own, to be killed and started again."""
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -32,6 +33,7 @@ class Gateway:
     """`settings` are sections of the settings file. The port stays the same over all starts."""
 
     def __init__(self, folder: Path, **settings: Mapping[str, Any]) -> None:
+        self.command: tuple[str, ...] = (sys.executable, "-m", "safelight.cli")
         folder.mkdir(parents=True, exist_ok=True)
         self.data_dir = folder / "data"
         self.port = free_port()
@@ -44,7 +46,11 @@ class Gateway:
 
     def configure(self, **settings: Mapping[str, Any]) -> None:
         """Write the settings file, for the next start."""
-        content = {"server": {"port": self.port}, "storage": {"data_dir": str(self.data_dir)}, **settings}
+        own: Mapping[str, Mapping[str, Any]] = {
+            "server": {"port": self.port},
+            "storage": {"data_dir": str(self.data_dir)},
+        }
+        content = {**settings, **{name: {**section, **settings.get(name, {})} for name, section in own.items()}}
         self._settings.write_text(json.dumps(content))
 
     async def __aenter__(self) -> Self:
@@ -74,16 +80,26 @@ class Gateway:
         async with asyncio.timeout(START_S):
             first = await process.stdout.readline()
         assert self.url.encode() in first, self.log.read_text()
+        assert await self.ready()
+
+    async def ready(self) -> bool:
         async with self.session.get(f"{self.url}/ready") as response:
-            assert response.status == 200
+            return response.status == 200
+
+    async def until_ready(self) -> None:
+        """Wait for one that was spawned."""
+        async with asyncio.timeout(START_S):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    if await self.ready():
+                        return
+                await asyncio.sleep(POLL_S)
 
     async def spawn(self) -> asyncio.subprocess.Process:
         """Start it and look no further."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "safelight.cli",
+                *self.command,
                 "serve",
                 "--config",
                 str(self._settings),

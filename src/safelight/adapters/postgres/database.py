@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias, TypeVar, cast
+from uuid import UUID, uuid4
 
 import asyncpg
 import structlog
@@ -33,6 +34,11 @@ _PAUSES_S = (0.0, 0.05, 0.2)
 """Before each new try of a transaction that was rolled back through no fault of its own."""
 _RESOLVE_TIMEOUT_S = 20.0
 _RESOLVE_PAUSE_S = 0.1
+_NUMBER = (
+    "INSERT INTO commits (committer, number) VALUES ($1, $2)"
+    " ON CONFLICT (committer) DO UPDATE SET number = EXCLUDED.number, at = now()"
+)
+_LAST = "SELECT number FROM commits WHERE committer = $1 FOR UPDATE"
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 
@@ -98,7 +104,7 @@ class PostgresDatabase:
         self._pool = pool
         self._waiting: asyncio.Queue[_Call] = asyncio.Queue()
         self._closed = False
-        self._committers = [asyncio.create_task(self._commit_for_ever()) for _ in range(_COMMITTERS)]
+        self._committers = [asyncio.create_task(self._commit_for_ever(_Committer())) for _ in range(_COMMITTERS)]
 
     @classmethod
     async def open(cls, url: str, *, connections: int) -> Self:
@@ -173,26 +179,26 @@ class PostgresDatabase:
         finally:
             await self._pool.release(connection)
 
-    async def _commit_for_ever(self) -> None:
+    async def _commit_for_ever(self, committer: "_Committer") -> None:
         while True:
             batch = [await self._waiting.get()]
             with contextlib.suppress(asyncio.QueueEmpty):
                 while len(batch) < _MOST_AT_ONCE:
                     batch.append(self._waiting.get_nowait())
             try:
-                await self._commit(batch)
+                await self._commit(batch, committer)
             finally:
                 for _ in batch:
                     self._waiting.task_done()
 
-    async def _commit(self, batch: Sequence[_Call]) -> None:
+    async def _commit(self, batch: Sequence[_Call], committer: "_Committer") -> None:
         """Answer all calls of a batch."""
         try:
-            values = await self._done([call.work for call in batch])
+            values = await self._done([call.work for call in batch], committer)
         except Exception as error:  # noqa: BLE001 - given to the callers
             if len(batch) > 1 and (clash(error) or not isinstance(translated(error), StorageError)):
                 for call in batch:
-                    await self._commit([call])
+                    await self._commit([call], committer)
             else:
                 for call in batch:
                     call.fail(error)
@@ -200,59 +206,66 @@ class PostgresDatabase:
             for call, value in zip(batch, values, strict=True):
                 call.succeed(value)
 
-    async def _done(self, works: Sequence[Work[Any]]) -> Sequence[Any]:
+    async def _done(self, works: Sequence[Work[Any]], committer: "_Committer") -> Sequence[Any]:
         """Do works in one transaction, again where another one was in the way or the server was away for a moment."""
         for pause_s in _PAUSES_S:
             try:
-                return await self._in_one_transaction(works)
+                return await self._in_one_transaction(works, committer)
             except Exception as error:
                 alone = len(works) == 1
                 if not (lost(error) or isinstance(error, _RolledBack) or (alone and clash(error))):
                     raise
                 log.info("transaction_repeated", reason=type(error).__name__)
             await asyncio.sleep(pause_s)
-        return await self._in_one_transaction(works)
+        return await self._in_one_transaction(works, committer)
 
-    async def _in_one_transaction(self, works: Sequence[Work[Any]]) -> Sequence[Any]:
+    async def _in_one_transaction(self, works: Sequence[Work[Any]], committer: "_Committer") -> Sequence[Any]:
         async with self._connection() as connection:
             try:
                 await connection.execute("BEGIN")
-                number: str = await connection.fetchval("SELECT pg_current_xact_id()::text")
-                transaction = PostgresTransaction(connection)
-                values = [await work(transaction) for work in works]
+                values = [await work(PostgresTransaction(connection)) for work in works]
+                committer.number += 1
+                await connection.execute(_NUMBER, committer.id, committer.number)
             except BaseException:
                 await _roll_back(connection)
                 raise
             try:
-                await connection.execute("COMMIT")
+                done = await connection.execute("COMMIT")
             except Exception as error:
                 if not (lost(error) or isinstance(error, TimeoutError)):
                     raise
                 connection.terminate()
-                if not await self._committed(number):
+                if not await self._committed(committer):
                     raise _RolledBack from error
+            else:
+                assert done == "COMMIT"  # noqa: S101 - the server answers ROLLBACK if a work went on after a fault
             return values
 
-    async def _committed(self, number: str) -> bool:
-        """Ask the server what became of a transaction whose commit was not answered.
+    async def _committed(self, committer: "_Committer") -> bool:
+        """Ask the server what became of a commit that was not answered. It waits for one that is still under way.
 
-        Raises `StorageError` when it does not come back in time: then nobody knows.
+        Raises `StorageError` when the server does not come back in time: then nobody knows.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
                 while True:
                     try:
-                        status = await self._read(
-                            lambda transaction: transaction.fetch_one("SELECT pg_xact_status($1::text::xid8)", number)
-                        )
+                        last = await self._read(lambda transaction: transaction.fetch_one(_LAST, committer.id))
                     except Exception as error:
                         if not (lost(error) or isinstance(translated(error), StorageError)):
                             raise
+                        await asyncio.sleep(_RESOLVE_PAUSE_S)
                     else:
-                        if status is not None and status[0] != "in progress":
-                            return bool(status[0] == "committed")
-                    await asyncio.sleep(_RESOLVE_PAUSE_S)
+                        return last is not None and last[0] == committer.number
         raise StorageError("the database failed during a commit, and has not come back to say what became of it")
+
+
+@dataclass(slots=True)
+class _Committer:
+    """Numbers its commits; the last one stands in the table `commits`."""
+
+    id: UUID = field(default_factory=uuid4)
+    number: int = 0
 
 
 async def _leave_as_it_is(_: Connection) -> None:
