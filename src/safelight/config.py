@@ -26,9 +26,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_json
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from safelight.domain.access import Priority
 from safelight.domain.budget import Period
 from safelight.domain.errors import ConfigurationError
+from safelight.domain.job import Priority
 from safelight.domain.plan import OnUnknown
 from safelight.domain.strength import weakness
 

@@ -43,6 +43,7 @@ from safelight.application.callback import CallbackAddresses, TakeCallback
 from safelight.application.callers import Callers, keyed_hash
 from safelight.application.cancel import Cancel
 from safelight.application.estimate import Estimate
+from safelight.application.govern import Govern
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.observer import Observers
 from safelight.application.pace import Pace
@@ -306,10 +307,8 @@ class Gateway:
             clock=self._clock,
             observer=self._observer,
         )
-        self.retry = Retry(read=self.read, store=self._store, queue=self._queue, clock=self._clock)
-        self.submit = Submit(
-            store=self._store, queue=self._queue, providers=self._ports(), clock=self._clock, observer=self._observer
-        )
+        self.retry: Retry
+        self.submit: Submit
         self.batches = Batches(
             store=self._batches,
             lines=self._batch_lines,
@@ -346,6 +345,17 @@ class Gateway:
         warn_of_endings(self._ports(), self._clock.now().date())
         secret = await self._store.fact("link_secret", secrets.token_bytes(32))
         callers = await self._open_callers()
+        estimate = Estimate(providers=self._providers)
+        self._govern = govern = Govern(callers=callers, estimate=estimate)
+        self.retry = Retry(read=self.read, store=self._store, queue=self._queue, clock=self._clock, govern=govern)
+        self.submit = Submit(
+            store=self._store,
+            queue=self._queue,
+            providers=self._ports(),
+            clock=self._clock,
+            govern=govern,
+            observer=self._observer,
+        )
         server, jobs, told = self._settings.server, self._settings.jobs, self._settings.log
         callbacks = _callback_addresses(self._settings, secret)
         await self._switches.look()
@@ -356,7 +366,7 @@ class Gateway:
                 submit=self.submit,
                 read=self.read,
                 batches=self.batches,
-                estimate=Estimate(providers=self._providers),
+                estimate=estimate,
                 queue=queue,
                 switches=self._switches,
                 cancel=self.cancel,
@@ -426,6 +436,7 @@ class Gateway:
             bell=self._bell,
             clock=self._clock,
             lane_share=self._lane_share,
+            govern=self._govern,
             retry_job=lambda job_id: self.retry.again(job_id, Caller(admin=True)),
         )
 

@@ -84,10 +84,11 @@ class Reply:
 
 
 class Client:
-    """Speaks to one gateway."""
+    """Speaks to one gateway, with the same headers in each request."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
         self.url = url
+        self._headers = headers
 
     async def __aenter__(self) -> Self:
         self.session = aiohttp.ClientSession(
@@ -95,6 +96,7 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=END_S),
             auto_decompress=False,
+            headers=self._headers,
         )
         return self
 

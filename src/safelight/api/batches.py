@@ -13,7 +13,7 @@ from safelight.api import fields
 from safelight.api import headers as said
 from safelight.api.batch_intake import BatchIntake
 from safelight.api.errors import error_body, json_response
-from safelight.api.identity import caller_of
+from safelight.api.identity import caller_of, submitter_of
 from safelight.api.job_routes import renderer
 from safelight.api.jobs import JobRenderer, timestamp
 from safelight.api.services import services_of
@@ -49,7 +49,9 @@ async def _all(request: Request) -> Response:
 
 async def _submit(request: Request) -> Response:
     """Read, check and store; a refusal leaves nothing behind."""
-    services, caller = services_of(request), await caller_of(request)
+    services = services_of(request)
+    grant = await submitter_of(request)
+    caller = grant.caller if grant else await caller_of(request)
     intake = BatchIntake(request, services)
     storing = stored = False
     try:

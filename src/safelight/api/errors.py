@@ -1,6 +1,7 @@
 """Every error in the contract's one shape, `BifrostError`."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -13,8 +14,6 @@ from safelight.api.body import BodyError
 from safelight.domain.errors import (
     Conflict,
     IdempotencyConflict,
-    NotAllowed,
-    NotAuthenticated,
     NotFound,
     PolicyRefusal,
     RequestError,
@@ -29,7 +28,6 @@ RETRY_AFTER_S = 1
 
 _LONGEST_PATH_SHOWN = 200
 _TEMPORARY = frozenset({429, 503})
-_POLICY_STATUS: Mapping[type[PolicyRefusal], int] = {NotAuthenticated: 401, NotAllowed: 403}
 
 
 def error_body(
@@ -104,10 +102,17 @@ def unavailable(message: str, code: str, headers: Mapping[str, str] | None = Non
 
 def denied(error: PolicyRefusal) -> Response:
     """The gateway's rules forbid it: without `is_bifrost_error`, as the contract has it for these alone (5.6)."""
-    status = next(status for kind, status in _POLICY_STATUS.items() if isinstance(error, kind))
-    body = {"type": error.code, "status_code": status, "error": {"message": error.message, "type": error.code}}
+    status = error.status
+    said = {"message": error.message, "type": error.code, **({"code": error.reason} if error.reason else {})}
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return json_response({**body, "extra_fields": {}}, status, headers)
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(ceil(error.retry_after_s))
+    if (quota := error.quota) is not None:
+        headers["RateLimit-Policy"] = f'"{quota.name}";q={quota.most};w={quota.window_s}'
+        headers["RateLimit"] = f'"{quota.name}";r={quota.left};t={ceil(error.retry_after_s or 0)}'
+    return json_response(
+        {"type": error.code, "status_code": status, "error": said, "extra_fields": {}}, status, headers
+    )
 
 
 def error_response(request: Request, error: Exception) -> Response:

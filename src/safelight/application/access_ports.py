@@ -65,6 +65,10 @@ class AccessStore(Protocol):
         """The virtual key that reads so."""
         ...
 
+    async def grant_of(self, key_id: str) -> Grant | None:
+        """The virtual key of that id."""
+        ...
+
     async def provider_meters(self) -> Mapping[str, tuple[Meter, ...]]:
         """What is counted for provider entries, by their names."""
         ...

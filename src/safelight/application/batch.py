@@ -5,18 +5,21 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import uuid4
 
 import structlog
 
+from safelight.application.govern import Govern
 from safelight.application.ports import EVERY_JOB, BatchLines, BatchStore, Bell, Clock, JobStore, Queue
-from safelight.domain.batch import Batch, BatchEntry, BatchProgress, BatchResult
+from safelight.domain.access import Grant
+from safelight.domain.batch import Batch, BatchEntry, BatchProgress, BatchResult, NewLine
 from safelight.domain.caller import Caller
-from safelight.domain.errors import NotFound, RequestError, StorageError, Superseded
+from safelight.domain.errors import NotFound, PolicyRefusal, RateLimited, RequestError, StorageError, Superseded
 from safelight.domain.ids import BatchId, JobId, ProviderName
 from safelight.domain.job import BatchLine, Job, JobHistory
+from safelight.domain.refusal import as_job_error
 
 log = structlog.get_logger(__name__)
 
@@ -159,6 +162,8 @@ class Feed:
     """How many lines may wait or run in a lane."""
     retry_job: Callable[[JobId], Awaitable[object]]
     """Runs a failed job again, as its own caller would."""
+    govern: Govern | None = None
+    """Without it nothing is limited."""
     tick_s: float = 1.0
     """How long to wait for news while there is a batch: it may come from another process."""
     idle_s: float = 5.0
@@ -212,19 +217,50 @@ class Feed:
 
     async def _next_lines(self, batch: Batch, taken: "Counter[ProviderName]") -> None:
         """Make jobs of as many lines as there is room for; none is skipped."""
-        jobs: list[Job] = []
-        fed_bytes = batch.fed_bytes
-        async with aclosing(self.lines.read(batch.lines, start=fed_bytes)) as entries:
+        lines: list[NewLine] = []
+        grant = await self.govern.grant_of(batch.owner) if self.govern else None
+        async with aclosing(self.lines.read(batch.lines, start=batch.fed_bytes)) as entries:
             async for entry, end in entries:
                 lane = entry.request.target.provider
-                if taken[lane] >= self.lane_share(lane) or len(jobs) == _MOST_AT_ONCE:
+                if taken[lane] >= self.lane_share(lane) or len(lines) == _MOST_AT_ONCE:
                     break
                 taken[lane] += 1
-                fed_bytes = end
-                jobs.append(self._job(batch, entry, batch.fed_lines + len(jobs) + 1))
-        if jobs:
-            for job in await self.store.feed(batch, jobs, fed_bytes=fed_bytes):
-                self.queue.wake(job.id, lane=job.lane, at=job.created_at)
+                lines.append(await self._line(batch, entry, batch.fed_lines + len(lines) + 1, end, grant))
+        if lines:
+            await self._fed(batch, lines)
+
+    async def _line(self, batch: Batch, entry: BatchEntry, number: int, end: int, grant: Grant | None) -> NewLine:
+        job = self._job(batch, entry, number)
+        if self.govern is None:
+            return NewLine(job=job, end=end)
+        try:
+            agreed = await self.govern.agree(grant, entry.request)
+        except PolicyRefusal as error:
+            return NewLine(job=job, end=end, error=as_job_error(error))
+        job = replace(
+            job,
+            priority=agreed.priority,
+            stride=agreed.stride,
+            estimates=agreed.estimates,
+            provider_keys=agreed.provider_keys,
+        )
+        return NewLine(job=job, end=end, terms=agreed.terms)
+
+    async def _fed(self, batch: Batch, lines: Sequence[NewLine]) -> None:
+        """Store lines together; one by one where a limit is in the way. Limits are waited for, all else is the line's end."""
+        try:
+            fed = await self.store.feed(batch, lines)
+        except PolicyRefusal as error:
+            if len(lines) > 1:
+                for line in lines:
+                    await self._fed(batch, [line])
+                    batch = replace(batch, fed_lines=batch.fed_lines + 1, fed_bytes=line.end)
+                return
+            if isinstance(error, RateLimited):
+                raise Superseded(f"batch {batch.id} waits for a limit: {error.message}") from error
+            fed = await self.store.feed(batch, [replace(lines[0], terms=None, error=as_job_error(error))])
+        for job in fed:
+            self.queue.wake(job.id, lane=job.lane, at=job.created_at)
 
     def _job(self, batch: Batch, entry: BatchEntry, number: int) -> Job:
         now = self.clock.now()
@@ -252,7 +288,13 @@ class Feed:
                 if taken[lane] >= self.lane_share(lane):
                     return
                 taken[lane] += 1
-                with contextlib.suppress(RequestError, Superseded):  # deleted, or run again by somebody else
+                try:
                     await self.retry_job(job_id)
+                except RateLimited:
+                    return
+                except (RequestError, Superseded):
+                    pass  # deleted, or run again by somebody else
+                except PolicyRefusal as error:
+                    log.info("line_not_retried", job_id=job_id, error=error.message)
             after = failed[-1][0]
         await self.store.retried_all(batch.id, before=before)

@@ -53,6 +53,10 @@ class Callers:
         grant.key.refuse_unusable(now)
         return grant
 
+    async def grant_of(self, key_id: str) -> Grant | None:
+        """The virtual key of that id, usable or not; `None` when it is gone."""
+        return await self._store.grant_of(key_id)
+
     def refuse_anybody(self) -> None:
         """Raise `KeyRequired` where nobody submits without a key."""
         if self.required:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from safelight.domain.batch import Batch, BatchEntry, BatchProgress
+from safelight.domain.batch import Batch, BatchEntry, BatchProgress, NewLine
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ProviderError
 from safelight.domain.event import JobEvent, LoggedEvent
 from safelight.domain.ids import BatchId, BlobKey, DeliveryId, EndpointId, JobId, ProviderName
 from safelight.domain.image import ImageRequest, StoredImage, Usage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
+from safelight.domain.ledger import Terms
 from safelight.domain.money import Charged
 from safelight.domain.webhook import (
     Delivery,
@@ -58,8 +59,11 @@ class JobStore(Protocol):
     that the caller saw: the ledger is the fence.
     """
 
-    async def submit(self, job: Job) -> None:
-        """Write an accepted job; it is durable when this returns."""
+    async def submit(self, job: Job, terms: Terms | None = None) -> None:
+        """Write an accepted job, and take what `terms` say, or raise the `PolicyRefusal` that says why not.
+
+        It is durable when this returns.
+        """
         ...
 
     async def get(self, job_id: JobId) -> Job | None:
@@ -112,8 +116,11 @@ class JobStore(Protocol):
         """Book that the provider was asked to stop accepted work."""
         ...
 
-    async def retry(self, job: Job) -> None:
-        """Put a failed job back to its beginning, as `Job.renewed` makes it; its ledger and its log go on."""
+    async def retry(self, job: Job, terms: Terms | None = None) -> None:
+        """Put a failed job back to its beginning, as `Job.renewed` makes it; its ledger and its log go on.
+
+        What `terms` say is taken as at the submit.
+        """
         ...
 
     async def log_event(self, event: JobEvent) -> None:
@@ -179,8 +186,10 @@ class BatchStore(Protocol):
         """Count the jobs of all batches that have not ended, by lane."""
         ...
 
-    async def feed(self, batch: Batch, jobs: Sequence[Job], *, fed_bytes: int) -> Sequence[Job]:
+    async def feed(self, batch: Batch, lines: Sequence[NewLine]) -> Sequence[Job]:
         """Make jobs of the next lines and move the cursor behind them, in one commit; gives those that wait to run.
+
+        Raises the `PolicyRefusal` of the first line whose terms cannot be met; then none is fed.
 
         A line whose idempotency key has a job already shares it; where the key belongs to another request, the line's
         job has failed from the beginning. Raises `Superseded` when the cursor is elsewhere or the batch is cancelled.

@@ -1,9 +1,10 @@
 """Run a failed job again: the caller's consent to what may be paid twice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
+from safelight.application.govern import NOTHING_SAID, Govern
 from safelight.application.ports import Clock, JobStore, Queue
 from safelight.application.read import Read
 from safelight.domain.caller import Caller
@@ -23,15 +24,21 @@ class Retry:
     store: JobStore
     queue: Queue
     clock: Clock
+    govern: Govern | None = None
+    """Without it nothing is limited."""
 
     async def again(self, job_id: JobId, caller: Caller, operation: Operation | None = None) -> Job:
-        """Put a failed job back to its beginning. Raises `NotFound`, `NotRetryable`, `StorageError`."""
+        """Put a failed job back to its beginning. What it may cost is held anew, for its own key.
+
+        Raises `NotFound`, `NotRetryable`, `PolicyRefusal`, `StorageError`.
+        """
         job = await self.read.job(job_id, caller, operation)
         if job.status is not JobStatus.FAILED:
             raise NotRetryable(f"only a failed job can be run again; this one is {job.status.value}")
-        renewed = job.renewed(self.clock.now())
+        agreed = await self.govern.agree_again(job) if self.govern else NOTHING_SAID
+        renewed = replace(job.renewed(self.clock.now()), estimates=agreed.estimates)
         try:
-            await self.store.retry(renewed)
+            await self.store.retry(renewed, agreed.terms)
         except Superseded as superseded:
             raise NotRetryable("the job has been run again already") from superseded
         self.queue.wake(job.id, lane=renewed.lane, at=renewed.due_at or renewed.created_at)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from safelight.application.govern import NOTHING_SAID, Govern
 from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import Clock, JobStore, Provider, Queue
 from safelight.domain.access import Grant
@@ -10,6 +11,7 @@ from safelight.domain.capability import refuse_retired
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import ImageRequest
 from safelight.domain.job import Job
+from safelight.domain.ledger import Terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class Submit:
     queue: Queue
     providers: Mapping[ProviderName, Provider]
     clock: Clock
+    govern: Govern | None = None
+    """Without it nothing is limited."""
     observer: Observer = field(default_factory=Deaf)
 
     def check(self, request: ImageRequest) -> None:
@@ -48,23 +52,30 @@ class Submit:
 
     async def accept(self, submission: Submission) -> Job:
         """Store the job and wake the queue; durable when this returns. Raises `StorageError`, `PolicyRefusal`."""
-        now, grant = self.clock.now(), submission.grant
-        if grant is not None:
-            grant.key.refuse_unlisted(submission.request)
+        job, terms = await self.prepare(submission)
+        await self.store.submit(job, terms)
+        self.queue.wake(job.id, lane=job.lane, at=job.created_at)
+        self.observer.submitted(job)
+        return job
+
+    async def prepare(self, submission: Submission) -> tuple[Job, Terms | None]:
+        """Make the job, with what it must find free when it is stored. Raises `PolicyRefusal`, `StorageError`."""
+        now, grant, request = self.clock.now(), submission.grant, submission.request
+        agreed = await self.govern.agree(grant, request) if self.govern else NOTHING_SAID
         job = Job(
             id=submission.job_id,
             request_id=submission.request_id,
-            request=submission.request,
+            request=request,
             created_at=now,
             due_at=now,
             ttl_s=submission.ttl_s,
-            lane=submission.request.target.provider,
+            lane=request.target.provider,
             owner=grant.key.id if grant else None,
             team=grant.key.team if grant else None,
-            provider_keys=grant.key.provider_key_limits(submission.request) if grant else {},
+            priority=agreed.priority,
+            stride=agreed.stride,
+            estimates=agreed.estimates,
+            provider_keys=agreed.provider_keys,
             trace_parent=submission.trace_parent,
         )
-        await self.store.submit(job)
-        self.queue.wake(job.id, lane=job.lane, at=now)
-        self.observer.submitted(job)
-        return job
+        return job, agreed.terms

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import assert_never
 
@@ -11,15 +10,9 @@ from safelight.domain.budget import Allowance, HolderKind, Meter
 from safelight.domain.caller import Caller
 from safelight.domain.errors import AccessBlocked, ModelBlocked, ProviderBlocked
 from safelight.domain.image import ImageRequest, Target
+from safelight.domain.job import Priority
 
 EVERYTHING = "*"
-
-
-class Priority(StrEnum):
-    """Which jobs go first. Nothing starves: `bulk` lets only so many others go ahead."""
-
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from safelight.domain.ids import BatchId, BlobKey
 from safelight.domain.image import ImageRequest
 from safelight.domain.job import Idempotency, Job, JobError
+from safelight.domain.ledger import Terms
 
 
 class BatchStatus(StrEnum):
@@ -127,3 +128,16 @@ KEY_CONFLICT = JobError(
     param="idempotency_key",
 )
 """How a line ends whose key came with another request before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewLine:
+    """A line that is about to become a job."""
+
+    job: Job
+    end: int
+    """Where the next line begins, in bytes."""
+    terms: Terms | None = None
+    """What the job must find free."""
+    error: JobError | None = None
+    """Why it has failed from the beginning."""

@@ -10,7 +10,10 @@ SafelightError               code (stable), message (safe to show)
 │  └─ NotFound               no such job, or not any more
 ├─ PolicyRefusal             who may do what, and what it may cost; `code` is the contract's word
 │  ├─ NotAuthenticated       no key, or an unknown one
-│  └─ NotAllowed             a key that may not do this
+│  ├─ NotAllowed             a key that may not do this
+│  ├─ BudgetExceeded         it may cost more than is left
+│  ├─ RateLimited            too many in a window: wait as told
+│  └─ QueueFull              too many jobs wait altogether
 ├─ ProviderError             adds the provider's own status, code, type and request id
 │  ├─ ProviderRejected       policy or bad input: final
 │  ├─ ProviderModelGone      the model is not (or no longer) offered: another target may do
@@ -25,6 +28,7 @@ SafelightError               code (stable), message (safe to show)
 ConfigurationError           outside the tree, so that no job loop can swallow it
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -114,11 +118,39 @@ class NotFound(RequestError):
 
 
 class PolicyRefusal(SafelightError):
-    """The gateway's rules forbid it. `code` is the machine word of the contract (6.2)."""
+    """The gateway's rules forbid it. `code` is the machine word of the contract (6.2), `status` the HTTP status there."""
+
+    status: ClassVar[int] = 403
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        quota: "Quota | None" = None,
+        reason: str | None = None,
+    ) -> None:
+        """`retry_after_s` is seconds from now until it may be otherwise; `reason` is a finer word than `code`."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.quota = quota
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """How many of something there may be in a window, and how many are left."""
+
+    name: str
+    most: int
+    left: int
+    window_s: int
 
 
 class NotAuthenticated(PolicyRefusal):
     """Nobody, or nobody we know."""
+
+    status = 401
 
 
 class KeyRequired(NotAuthenticated):
@@ -159,6 +191,33 @@ class ModelBlocked(NotAllowed):
     """The model is not in the virtual key's allow list."""
 
     code = "model_blocked"
+
+
+class BudgetExceeded(PolicyRefusal):
+    """A budget in the chain has less left than this may cost, or nobody can say what it costs."""
+
+    status = 402
+    code = "budget_exceeded"
+
+
+class RateLimited(PolicyRefusal):
+    """Too many images in a window, or too many jobs that wait."""
+
+    status = 429
+    code = "rate_limited"
+
+
+class RequestLimited(RateLimited):
+    """Too many requests in a window."""
+
+    code = "request_limited"
+
+
+class QueueFull(PolicyRefusal):
+    """More jobs wait than the gateway as a whole lets wait."""
+
+    status = 503
+    code = "request_dropped"
 
 
 class StorageError(SafelightError):

@@ -34,6 +34,13 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 }
 
 
+class Priority(StrEnum):
+    """Which jobs go first. Nothing starves: `bulk` lets only so many others go ahead."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
 class AttemptState(StrEnum):
     """One try at one provider with one key."""
 
@@ -183,6 +190,11 @@ class Job:
     """The id of the virtual key that it was submitted with."""
     team: str | None = None
     """That key's team."""
+    priority: Priority = Priority.INTERACTIVE
+    stride: int = 0
+    """How far it takes its owner back in the line: see `domain/fairness.py`."""
+    estimates: Mapping[str, int] = field(default_factory=dict)
+    """Micro-dollars that one picture is taken to cost at each target, where money is held for it."""
     provider_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Which of a provider's keys that virtual key may use, by target (`*` stands for any characters); else all."""
 

@@ -74,19 +74,14 @@ class SqlAccessStore:
 
         async def find(transaction: Transaction) -> tuple[Grant, KeySecret] | None:
             row = await transaction.fetch_one(FIND_SECRET, digest)
-            key = await _holder(transaction, HolderKind.KEY, row[0]) if row else None
-            if row is None or key is None:
-                return None
-            team = await _holder(transaction, HolderKind.TEAM, key.team)
-            customer = await _holder(transaction, HolderKind.CUSTOMER, team.customer if team else key.customer)
-            found: list[Meter] = []
-            for holder in (key, team, customer):
-                if holder is not None:
-                    found += await meters.of(transaction, kind_of(holder), holder.id, holder.name)
-            found.sort(key=lambda meter: meter.id)
-            return Grant(key=key, team=team, customer=customer, meters=tuple(found)), _secret(row)
+            grant = await _grant(transaction, row[0]) if row else None
+            return None if row is None or grant is None else (grant, _secret(row))
 
         return await self._database.look_up(find)
+
+    async def grant_of(self, key_id: str) -> Grant | None:
+        """See `AccessStore.grant_of`."""
+        return await self._database.look_up(lambda transaction: _grant(transaction, key_id))
 
     async def provider_meters(self) -> Mapping[str, tuple[Meter, ...]]:
         """See `AccessStore.provider_meters`."""
@@ -170,7 +165,8 @@ class SqlAccessStore:
 
         async def find(transaction: Transaction) -> Sequence[Reading]:
             found = await meters.of(transaction, kind, holder_id, name)
-            return [await meters.read(transaction, meter, now) for meter in found]
+            readings = [await meters.read(transaction, meter, now) for meter in found]
+            return [reading for reading in readings if reading is not None]
 
         return await self._database.read(find)
 
@@ -187,6 +183,20 @@ class SqlAccessStore:
     async def note(self, change: Change) -> None:
         """See `AccessStore.note`."""
         await self._database.write(lambda transaction: _note(transaction, change))
+
+
+async def _grant(transaction: Transaction, key_id: str) -> Grant | None:
+    key = await _holder(transaction, HolderKind.KEY, key_id)
+    if key is None:
+        return None
+    team = await _holder(transaction, HolderKind.TEAM, key.team)
+    customer = await _holder(transaction, HolderKind.CUSTOMER, team.customer if team else key.customer)
+    found: list[Meter] = []
+    for holder in (key, team, customer):
+        if holder is not None:
+            found += await meters.of(transaction, kind_of(holder), holder.id, holder.name)
+    found.sort(key=lambda meter: meter.id)
+    return Grant(key=key, team=team, customer=customer, meters=tuple(found))
 
 
 async def _holder(transaction: Transaction, kind: HolderKind, holder_id: str | None) -> Any:

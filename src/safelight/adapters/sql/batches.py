@@ -11,11 +11,11 @@ from safelight.adapters.sql import jobs as sql
 from safelight.adapters.sql.database import Database, Row, Transaction
 from safelight.adapters.sql.jobs import NewJob, SqlJobStore
 from safelight.adapters.sql.rows import from_micros, to_micros
-from safelight.domain.batch import KEY_CONFLICT, Batch, BatchCounts, BatchProgress
+from safelight.domain.batch import KEY_CONFLICT, Batch, BatchCounts, BatchProgress, NewLine
 from safelight.domain.errors import IdempotencyConflict, Superseded
 from safelight.domain.event import moved_on
 from safelight.domain.ids import BatchId, BlobKey, JobId, ProviderName
-from safelight.domain.job import Ending, Idempotency, Job, JobStatus
+from safelight.domain.job import Ending, Idempotency, Job, JobError, JobStatus
 from safelight.domain.money import Charged
 from safelight.domain.webhook import events_of
 
@@ -131,22 +131,22 @@ class SqlBatchStore:
         """See `BatchStore.open_lines`."""
         return {ProviderName(row[0]): row[1] for row in await self._fetch(OPEN_LINES)}
 
-    async def feed(self, batch: Batch, jobs: Sequence[Job], *, fed_bytes: int) -> Sequence[Job]:
+    async def feed(self, batch: Batch, lines: Sequence[NewLine]) -> Sequence[Job]:
         """See `BatchStore.feed`."""
-        lines = [NewJob.of(job) for job in jobs]
-        cursor = (batch.id, batch.fed_lines, batch.fed_lines + len(jobs), fed_bytes)
+        new = [(NewJob.of(line.job, line.terms), line.error) for line in lines]
+        cursor = (batch.id, batch.fed_lines, batch.fed_lines + len(lines), lines[-1].end)
 
         async def write(transaction: Transaction) -> Sequence[NewJob]:
             if await transaction.execute(MOVE_CURSOR, *cursor) != 1:
                 raise Superseded(f"batch {batch.id} has moved on")
-            return [line for line in lines if await self._feed_line(transaction, line)]
+            return [job for job, error in new if await self._feed_line(transaction, job, error)]
 
         fed = await self._database.write(write)
         for line in fed:
             self._jobs.inserted(line)
         return [line.job for line in fed]
 
-    async def _feed_line(self, transaction: Transaction, new: NewJob) -> bool:
+    async def _feed_line(self, transaction: Transaction, new: NewJob, error: JobError | None) -> bool:
         """Make the job of a line; whether it is one that waits to run."""
         job, said = new.job, new.job.idempotency
         assert job.batch is not None  # noqa: S101 - lines of a batch alone come here
@@ -154,15 +154,18 @@ class SqlBatchStore:
             if row[1] == said.fingerprint:
                 await transaction.execute(SHARE_LINE, job.batch.batch_id, job.batch.number, row[0])
             else:
-                await self._refuse_line(transaction, job)
+                await self._refuse_line(transaction, replace(job, idempotency=None), KEY_CONFLICT)
+            return False
+        if error is not None:
+            await self._refuse_line(transaction, job, error)
             return False
         await self._jobs.insert(transaction, new)
         return True
 
-    async def _refuse_line(self, transaction: Transaction, job: Job) -> None:
-        """Write a job that has failed from the beginning, without the key that is not its own."""
-        ending = Ending(completed_at=job.created_at, charged=Charged.NO, cost_micros=None, error=KEY_CONFLICT)
-        await self._jobs.insert(transaction, NewJob.of(replace(job, idempotency=None)))
+    async def _refuse_line(self, transaction: Transaction, job: Job, error: JobError) -> None:
+        """Write a job that has failed from the beginning."""
+        ending = Ending(completed_at=job.created_at, charged=Charged.NO, cost_micros=None, error=error)
+        await self._jobs.insert(transaction, NewJob.of(job))
         await transaction.fetch_one(sql.FINISH_JOB, *rows.ending_values(job.id, ending, 0))
         await outbox.owe(transaction, job.id, events_of(ending), ending.completed_at)
         await events.append(transaction, events.event_values(moved_on(job.id, ending.status, ending.completed_at)))

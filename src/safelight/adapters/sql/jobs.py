@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from safelight.adapters.sql import events, outbox, rows
+from safelight.adapters.sql import events, holds, outbox, rows
 from safelight.adapters.sql.database import Database, Row, Transaction
 from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage
 from safelight.domain.errors import Superseded
@@ -13,12 +13,14 @@ from safelight.domain.event import JobEvent, LoggedEvent, moved_on, progressed
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import StoredImage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
+from safelight.domain.ledger import Terms
 from safelight.domain.webhook import WebhookEvent, events_of
 
 INSERT_JOB = (
     "INSERT INTO jobs (id, request_id, request_type, status, lane, model, request, created_at, ttl_s, due_at, webhook,"
-    " metadata, idempotency_key, fingerprint, batch_id, batch_line, owner, team, provider_keys, trace_parent)"
-    " VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+    " metadata, idempotency_key, fingerprint, batch_id, batch_line, owner, team, provider_keys, trace_parent, priority,"
+    " stride, estimates) VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,"
+    " $18, $19, $20, $21, $22)"
 )
 GET_JOB = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - columns are constants
 GET_ATTEMPTS = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above
@@ -37,7 +39,7 @@ ACCEPT_ATTEMPT = (
 )
 END_ATTEMPT = (
     "UPDATE attempts SET state = $3, ended_at = $4, error_class = $5, error = $6, retry_at = $7, charged = $8,"
-    " production = $9 WHERE job_id = $1 AND number = $2 AND state IN ('started', 'accepted')"
+    " production = $9, images = $10, cost_micros = $11 WHERE job_id = $1 AND number = $2 AND state IN ('started', 'accepted')"
 )
 POSTPONE = "UPDATE jobs SET lane = $2, due_at = $3 WHERE id = $1 AND due_at IS NOT NULL"
 SET_PROGRESS = "UPDATE jobs SET progress = $2 WHERE id = $1 AND due_at IS NOT NULL AND attempts = $3"
@@ -45,7 +47,7 @@ FINISH_JOB = (
     "UPDATE jobs SET status = $2, due_at = NULL, completed_at = $3, expires_at = $3 + ttl_s * 1000000, result = $4,"
     " error = $5, error_code = $6, charged = $7, cost_micros = $8, cancelled_at = coalesce(cancelled_at, $10)"
     " WHERE id = $1 AND due_at IS NOT NULL AND attempts = $9 AND (cancelled_at IS NULL OR cancelled_at = $10)"
-    " RETURNING webhook"
+    " RETURNING webhook, estimates"
 )
 CANCEL_JOB = (
     "UPDATE jobs SET cancelled_at = $2, due_at = $2"
@@ -55,7 +57,7 @@ STOP_ASKED = "UPDATE attempts SET stop_asked_at = $3 WHERE job_id = $1 AND numbe
 RETRY_JOB = (
     "UPDATE jobs SET status = 'pending', lane = $2, due_at = $3, retried_at = $3, started_at = NULL, progress = NULL,"
     " completed_at = NULL, expires_at = NULL, error = NULL, error_code = NULL, cancelled_at = NULL,"
-    " earlier_attempts = attempts WHERE id = $1 AND status = 'failed' AND attempts = $4 AND expires_at > $3"
+    " earlier_attempts = attempts, estimates = $5 WHERE id = $1 AND status = 'failed' AND attempts = $4 AND expires_at > $3"
 )
 # Jobs come in the order of their creation, so the first of the open ones are the oldest: no need to look at them all.
 OVERDUE = (
@@ -143,11 +145,14 @@ class NewJob:
     job: Job
     values: Row
     event: Row
+    terms: Terms | None
+    """What it must find free."""
 
     @classmethod
-    def of(cls, job: Job) -> "NewJob":
+    def of(cls, job: Job, terms: Terms | None = None) -> "NewJob":
         """Encode a job."""
-        return cls(job, rows.job_values(job), events.event_values(moved_on(job.id, JobStatus.PENDING, job.created_at)))
+        event = events.event_values(moved_on(job.id, JobStatus.PENDING, job.created_at))
+        return cls(job, rows.job_values(job), event, terms)
 
 
 class SqlJobStore:
@@ -170,14 +175,21 @@ class SqlJobStore:
         self._ring = ring
         self._enqueue = enqueue
 
-    async def submit(self, job: Job) -> None:
+    async def submit(self, job: Job, terms: Terms | None = None) -> None:
         """See `JobStore.submit`."""
-        new = NewJob.of(job)
+        if terms is not None:
+            await self._database.look_up(lambda transaction: holds.look(transaction, job.owner, terms, job.created_at))
+        new = NewJob.of(job, terms)
         await self._database.write(lambda transaction: self.insert(transaction, new), then=lambda: self.inserted(new))
 
     async def insert(self, transaction: Transaction, new: "NewJob") -> None:
-        """Write a new job within a transaction; `inserted` is to be called once that is durable."""
+        """Write a new job within a transaction; `inserted` is to be called once that is durable.
+
+        Raises the `PolicyRefusal` that says why its terms cannot be met: then the transaction is to be rolled back.
+        """
         job = new.job
+        if new.terms is not None:
+            await holds.take(transaction, job.id, job.owner, new.terms, job.created_at)
         await transaction.execute(INSERT_JOB, *new.values)
         await events.append(transaction, new.event)
         if self._enqueue:
@@ -286,8 +298,10 @@ class SqlJobStore:
         async def write(transaction: Transaction) -> None:
             if ended:
                 _expect_one(await transaction.execute(END_ATTEMPT, *ended), job_id)
-            (webhook,) = _expect(await transaction.fetch_one(FINISH_JOB, *values), job_id)
+            webhook, estimates = _expect(await transaction.fetch_one(FINISH_JOB, *values), job_id)
             await events.append(transaction, event)
+            if estimates is not None:
+                await holds.close(transaction, job_id, estimates, ending.completed_at)
             if webhook is not None and await outbox.owe(transaction, job_id, events_of(ending), ending.completed_at):
                 topics.add(OUTBOX)
 
@@ -337,14 +351,16 @@ class SqlJobStore:
 
         await self._database.write(write)
 
-    async def retry(self, job: Job) -> None:
+    async def retry(self, job: Job, terms: Terms | None = None) -> None:
         """See `JobStore.retry`."""
         at = job.due_at or job.created_at
-        values = (job.id, job.lane, rows.to_micros(at), job.attempts)
+        values = (job.id, job.lane, rows.to_micros(at), job.attempts, rows.estimates_column(job))
         event = events.event_values(moved_on(job.id, job.status, at))
 
         async def write(transaction: Transaction) -> None:
             _expect_one(await transaction.execute(RETRY_JOB, *values), job.id)
+            if terms is not None:
+                await holds.take(transaction, job.id, job.owner, terms, at)
             await events.append(transaction, event)
             if self._enqueue:
                 await self._enqueue(transaction, job.id, job.lane, at)

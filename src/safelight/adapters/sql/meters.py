@@ -40,10 +40,10 @@ async def keep(transaction: Transaction, kind: HolderKind, holder_id: str, allow
         await transaction.execute(DROP_SLOTS, meter_id)
 
 
-async def read(transaction: Transaction, meter: Meter, now: datetime) -> Reading:
-    """Read a meter without holding others off."""
+async def read(transaction: Transaction, meter: Meter, now: datetime) -> Reading | None:
+    """Read a meter without holding others off; `None` when an administrator has just taken it away."""
     row = await transaction.fetch_one(GET_METER, meter.id)
-    return await reading(transaction, meter, row or (0, 0), now)
+    return await reading(transaction, meter, row, now) if row else None
 
 
 async def reading(transaction: Transaction, meter: Meter, row: Row, now: datetime) -> Reading:

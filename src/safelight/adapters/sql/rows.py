@@ -21,6 +21,7 @@ from safelight.domain.job import (
     JobError,
     JobResult,
     JobStatus,
+    Priority,
     Production,
 )
 from safelight.domain.money import Charged
@@ -30,8 +31,8 @@ T = TypeVar("T")
 JOB_COLUMNS = (
     "seq, id, request_id, status, lane, request, created_at, ttl_s, due_at, started_at, completed_at, attempts,"
     " result, error, charged, cost_micros, earlier_attempts, cancelled_at, webhook, metadata, idempotency_key,"
-    " fingerprint, batch_id, batch_line, owner, team, progress, provider_keys,"
-    " trace_parent"
+    " fingerprint, batch_id, batch_line, owner, team, progress, provider_keys, trace_parent, priority, stride,"
+    " estimates"
 )
 ATTEMPT_COLUMNS = (
     "number, route, provider, model, key_name, n, state, started_at, ended_at, handle, error_class, error,"
@@ -41,6 +42,7 @@ ATTEMPT_COLUMNS = (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NO_METADATA: Mapping[str, str] = {}
+_NO_ESTIMATES: Mapping[str, int] = {}
 _ALL_KEYS: Mapping[str, tuple[str, ...]] = {}
 
 _encode = msgspec.json.Encoder().encode
@@ -49,6 +51,7 @@ _result = msgspec.json.Decoder(JobResult)
 _error = msgspec.json.Decoder(JobError)
 _production = msgspec.json.Decoder(Production)
 _metadata = msgspec.json.Decoder(dict[str, str])
+_numbers = msgspec.json.Decoder(dict[str, int])
 _names = msgspec.json.Decoder(dict[str, tuple[str, ...]])
 
 
@@ -113,7 +116,15 @@ def job_values(job: Job) -> Row:
         job.team,
         _encode(job.provider_keys) if job.provider_keys else None,
         job.trace_parent,
+        job.priority.value,
+        job.stride,
+        estimates_column(job),
     )
+
+
+def estimates_column(job: Job) -> bytes | None:
+    """What a job is taken to cost; nothing where no money is held."""
+    return _encode(job.estimates) if job.estimates else None
 
 
 def job_of(row: Row) -> Job:
@@ -145,6 +156,9 @@ def job_of(row: Row) -> Job:
         progress=row[26],
         provider_keys=_ALL_KEYS if row[27] is None else _names.decode(row[27]),
         trace_parent=row[28],
+        priority=Priority(row[29]),
+        stride=row[30],
+        estimates=_NO_ESTIMATES if row[31] is None else _numbers.decode(row[31]),
     )
 
 
@@ -202,7 +216,16 @@ def ended_attempt_values(job_id: JobId, attempt: Attempt) -> Row:
         _micros(attempt.retry_at),
         attempt.charged.value if attempt.charged else None,
         _column(attempt.production),
+        len(attempt.production.outputs) if attempt.production else 0,
+        _cost_of(attempt),
     )
+
+
+def _cost_of(attempt: Attempt) -> int | None:
+    """Of what was produced, or refused and billed all the same; `None` where nobody said."""
+    if attempt.production is not None:
+        return attempt.production.cost_micros
+    return attempt.error.cost_micros if attempt.error is not None and attempt.charged is Charged.YES else None
 
 
 def ending_values(job_id: JobId, ending: Ending, tries: int) -> Row:

@@ -73,11 +73,11 @@ CREATE TABLE ledger (
 );
 CREATE INDEX ledger_of_a_meter ON ledger (meter_id, seq);
 
--- How a job stands in line, what it may use, and whether money is held for it.
+-- How a job stands in line, what it may use, and what it is taken to cost where money is held.
 ALTER TABLE jobs ADD COLUMN priority      TEXT   NOT NULL DEFAULT 'interactive';
 ALTER TABLE jobs ADD COLUMN stride        BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN provider_keys BYTEA;
-ALTER TABLE jobs ADD COLUMN held          BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN estimates     BYTEA;
 CREATE INDEX jobs_waiting_of_a_key ON jobs (owner) WHERE status = 'pending' AND owner IS NOT NULL;
 
 -- What calls cost, to be summed by day, key, team, provider and model; kept when the jobs are gone.
