@@ -89,7 +89,7 @@ class ScriptedProvider:
         self.polled: list[str] = []
         self.stops: list[bool | Exception] = []
         """What to say when work is to be stopped; `True` after the last."""
-        self.stopped: list[str] = []
+        self.stopped: list[str | None] = []
 
     def spec(self, model: str) -> ModelSpec | None:
         return next((spec for spec in self.specs if model in {spec.name, *spec.aliases}), None)
@@ -111,7 +111,7 @@ class ScriptedProvider:
         seen: Any = await self._given(self.looks, call)
         return None if seen is None else float(seen)
 
-    async def cancel(self, handle: str, call: Call) -> bool:
+    async def cancel(self, handle: str | None, call: Call) -> bool:
         del call
         self.stopped.append(handle)
         answer = self.stops.pop(0) if self.stops else True

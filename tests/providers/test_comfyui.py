@@ -772,7 +772,7 @@ class TestCancel:
     ) -> None:
         simulator.jobs_api, simulator.stages = jobs_api, (stage,)
         handle = await begun(provider, workspace)
-        assert await provider.cancel(handle, call(ask(), workspace)) is True
+        assert await provider.cancel(None, call(ask(), workspace)) is True
         assert await provider.cancel(handle, call(ask(), workspace)) is False
         assert simulator.interrupts == (0 if jobs_api or stage == "pending" else 1)
         with pytest.raises(ProviderError) as caught:

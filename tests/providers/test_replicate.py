@@ -554,6 +554,7 @@ class TestHandle:
         await polled(provider, over, wanted)
         assert await provider.cancel(waiting, wanted) is True
         assert await provider.cancel(running, wanted) is True
+        assert await provider.cancel(None, wanted) is False
         assert await provider.cancel(over, wanted) is False
         assert simulator.exchanges[-1].path == f"/v1/predictions/{over}/cancel"
         assert simulator.exchanges[-1].fields == {}

@@ -519,10 +519,10 @@ class TestMeanwhile:
         mine = call(ask(), workspace)
         await run(provider, mine)
         simulator.current = "task(another)"
-        assert await provider.cancel("", mine) is False
+        assert await provider.cancel(None, mine) is False
         simulator.current = simulator.exchanges[0].fields["force_task_id"]
-        assert await provider.cancel("", mine) is True
-        assert await provider.cancel("", mine) is False
+        assert await provider.cancel(None, mine) is True
+        assert await provider.cancel(None, mine) is False
         assert simulator.interrupts == 1
 
     async def test_sdnext_cannot_tell(
@@ -532,7 +532,7 @@ class TestMeanwhile:
         mine = call(ask(), workspace)
         await run(provider, mine)
         assert await provider.watch(mine) is None
-        assert await provider.cancel("", mine) is False
+        assert await provider.cancel(None, mine) is False
         simulator.faults.push(Fault(kind="status", status=500))
         with pytest.raises(ProviderUnavailable):
             await provider.watch(mine)

@@ -1,7 +1,7 @@
 """What is told of a call while it is out."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -152,6 +152,22 @@ async def test_a_watcher_that_cannot_look_goes(fault: Exception) -> None:
     provider = looked_at(fault, 1.0)
     await ends(Watchers(pause=clock.pause), provider, None)
     assert (clock.pauses, provider.looks) == ([], [1.0])
+
+
+@pytest.mark.parametrize("heard", [True, ProviderRejected("no")])
+async def test_work_that_nobody_wants_any_more_is_stopped(heard: Any) -> None:
+    clock, words = FakeClock(), [False, True, True]
+
+    async def unwanted() -> bool:
+        return words.pop(0)
+
+    provider = looked_at(1.0, 2.0, 3.0, 4.0)
+    provider.stops = [False, heard] if heard is True else [heard]
+    watchers, call = Watchers(pause=clock.pause), cast("Any", None)
+    watchers.begin(job().id, provider, call, unwanted=unwanted)
+    await asyncio.gather(*watchers._tasks.values())
+    assert provider.stopped == ([None, None] if heard is True else [None])
+    assert clock.pauses == ([1.0, 2.0] if heard is True else [1.0])
 
 
 async def test_a_job_has_one_watcher_and_it_can_be_sent_home() -> None:

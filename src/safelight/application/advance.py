@@ -340,7 +340,7 @@ class Advance:
         await self.store.start_attempt(job.id, attempt)
         self.observer.attempt_started(job, attempt, after=history.attempts[-1] if history.attempts else None)
         call = self.call_of(history, attempt)
-        self.watchers.begin(job.id, entry.provider, call)
+        self._watch(job, entry.provider, call)
         answer = await self._exchange(job, attempt, Exchange.START, entry.provider.start(call))
         if isinstance(answer, Accepted):
             return await self._accepted(job, attempt, answer)
@@ -379,7 +379,7 @@ class Advance:
             attempt = await self._stopped(job, attempt, entry.provider.cancel(handle, call))
         answer = await self._exchange(job, attempt, Exchange.POLL, entry.provider.poll(handle, call))
         if isinstance(answer, Running):
-            self.watchers.begin(job.id, entry.provider, call)
+            self._watch(job, entry.provider, call)
             if answer.progress is not None:
                 await call.report.progress(answer.progress)
             return await self._ask_again(job, answer.poll_after_s)
@@ -407,6 +407,15 @@ class Advance:
         attempt = replace(attempt, stop_asked_at=self.clock.now())
         await self._surely(lambda: self.store.stop_asked(job.id, attempt))
         return attempt
+
+    def _watch(self, job: Job, provider: Provider, call: Call) -> None:
+        """Have somebody look at a job's work while it is out, and stop it if the caller has cancelled the job."""
+
+        async def cancelled() -> bool:
+            now = await self.store.get(job.id)
+            return now is None or now.cancelled_at is not None
+
+        self.watchers.begin(job.id, provider, call, unwanted=cancelled)
 
     async def _ask_again(self, job: Job, pause_s: float) -> Again:
         return replace(await self._move(job, job.lane, self._in(pause_s)), at_work=True)

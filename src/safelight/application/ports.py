@@ -537,8 +537,11 @@ class Provider(Protocol):
         """
         ...
 
-    async def cancel(self, handle: str, call: Call) -> bool:
-        """Ask for accepted work to be stopped; whether it was. Raises a `ProviderError`."""
+    async def cancel(self, handle: str | None, call: Call) -> bool:
+        """Ask for accepted work to be stopped, or without a handle for a call that is out; whether it was heard.
+
+        What the work has cost by then, it tells itself. Raises a `ProviderError`.
+        """
         ...
 
     async def close(self) -> None:

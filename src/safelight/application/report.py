@@ -78,6 +78,10 @@ async def _told(writing: Awaitable[None]) -> None:
         log.info("report_lost", error=error.message)
 
 
+async def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchers:
     """Those who look at work that is out, one for each job whose provider can be watched. Ended with `close`."""
@@ -85,10 +89,15 @@ class Watchers:
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     _tasks: dict[JobId, asyncio.Task[None]] = field(default_factory=dict)
 
-    def begin(self, job_id: JobId, provider: Provider, call: Call) -> None:
-        """Look at a job's work from now on, unless somebody does already or there is nothing to see."""
+    def begin(
+        self, job_id: JobId, provider: Provider, call: Call, *, unwanted: Callable[[], Awaitable[bool]] = _never
+    ) -> None:
+        """Look at a job's work from now on, unless somebody does already or there is nothing to see.
+
+        Once it is `unwanted`, the provider is asked to stop: a call that is out has no handle to do so by.
+        """
         if provider.watchable and job_id not in self._tasks:
-            self._tasks[job_id] = asyncio.create_task(self._watch(provider, call))
+            self._tasks[job_id] = asyncio.create_task(self._watch(provider, call, unwanted))
 
     def end(self, job_id: JobId) -> None:
         """Look no more."""
@@ -102,20 +111,21 @@ class Watchers:
             self.end(job_id)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self, provider: Provider, call: Call) -> None:
+    async def _watch(self, provider: Provider, call: Call, unwanted: Callable[[], Awaitable[bool]]) -> None:
         try:
             while (again_s := await _looked(provider, call)) is not None:
+                if await unwanted() and await provider.cancel(None, call):
+                    return
                 await self.pause(again_s)
+        except (ProviderError, StorageError) as error:
+            log.info("watch_ended", error=error.message)
         except Exception:
             log.exception("watch_crashed")
 
 
 async def _looked(provider: Provider, call: Call) -> float | None:
-    """Look once. What fails is no fault of the work; where nobody answered, somebody may later."""
+    """Look once; where nobody answered, somebody may later."""
     try:
         return await provider.watch(call)
     except ProviderUnavailable:
         return _WATCH_PAUSE_S
-    except (ProviderError, StorageError) as error:
-        log.info("watch_ended", error=error.message)
-        return None

@@ -204,7 +204,7 @@ class BaseProvider:
         del headers, body
         raise InvalidRequest(f"{call.request.target.provider} does not call back")
 
-    async def cancel(self, handle: str, call: Call) -> bool:
+    async def cancel(self, handle: str | None, call: Call) -> bool:
         """Stop accepted work; whether it was stopped. A provider that cannot says `False`."""
         del handle, call
         return False

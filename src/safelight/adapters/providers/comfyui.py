@@ -250,9 +250,9 @@ class ComfyUI(BaseProvider):
                     await call.report.progress(said.share)
         return _LISTEN_AGAIN_S
 
-    async def cancel(self, handle: str, call: Call) -> bool:
+    async def cancel(self, handle: str | None, call: Call) -> bool:
         """Take a run out of the queue, or stop it."""
-        prompt_id = _read_handle(handle).prompt_id
+        prompt_id = _prompt_id(call) if handle is None else _read_handle(handle).prompt_id
         url = self._questions.url(f"api/jobs/{quote(prompt_id, safe='')}/cancel")
         try:
             return (await self._questions.ask(call, url, method="POST")).read(Cancelled).cancelled

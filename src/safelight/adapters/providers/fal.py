@@ -40,6 +40,7 @@ from safelight.application.ports import (
 from safelight.domain.errors import (
     InvalidRequest,
     ProviderError,
+    ProviderModelGone,
     ProviderProtocolError,
     ProviderRejected,
     ProviderUnavailable,
@@ -294,11 +295,13 @@ class Fal(HostedModels):
                 return
         raise InvalidRequest("the callback is not signed by fal")
 
-    async def cancel(self, handle: str, call: Call) -> bool:
+    async def cancel(self, handle: str | None, call: Call) -> bool:
         """Ask for the request to be dropped. One that runs is only told, and may still finish and be charged."""
+        if handle is None:
+            return False
         try:
             await self._questions.ask(call, self._questions.url(_read_handle(handle).cancel), method="PUT")
-        except ProviderRejected:  # it is over already
+        except (ProviderRejected, ProviderModelGone):  # it is over already, or was dropped
             return False
         return True
 

@@ -200,8 +200,10 @@ class Replicate(HostedModels):
         if secret == known or not _signed(headers, body, secret):
             raise InvalidRequest("the callback is not signed by Replicate")
 
-    async def cancel(self, handle: str, call: Call) -> bool:
+    async def cancel(self, handle: str | None, call: Call) -> bool:
         """Stop the prediction; it is charged for what was done by then."""
+        if handle is None:
+            return False
         url = self._prediction_url(handle, "/cancel")
         prediction = (await self._questions.ask(call, url, method="POST")).read(_Prediction)
         return _STATES.get(prediction.status) in {_State.STOPPED, _State.NEVER_STARTED}

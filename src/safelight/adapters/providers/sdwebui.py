@@ -310,7 +310,7 @@ class SDWebUI(BaseProvider):
                 return None
             raise
 
-    async def cancel(self, handle: str, call: Call) -> bool:
+    async def cancel(self, handle: str | None, call: Call) -> bool:
         """Stop the call's own drawing, wherever it was begun; there are no handles. One that waits cannot be stopped.
 
         An interrupt stops whatever runs, so it is sent only while the server names our task.
