@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench chaos clean
+.PHONY: demo test browser check format bench chaos site clean
 
 demo: $(VENV)/installed-run
 	$(BIN)/safelight demo
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# What tests/browser drives. As root on Debian; elsewhere install Chromium yourself.
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; }
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -27,8 +31,11 @@ bench: $(VENV)/installed-dev
 chaos: $(VENV)/installed-dev
 	$(BIN)/python -m tests.acceptance.chaos $(ARGS)
 
+site: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-out site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Safelight needs Python 3.11 or newer: make PYTHON=python3.11 …")'

@@ -226,6 +226,34 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield it
 
 
+class TestGuides:
+    """The commands of the guides, one after the other, each job id in the place of the one that is shown."""
+
+    @pytest.mark.parametrize("name", ["first-ten-minutes.md", "api.md"])
+    def test_commands_work(self, name: str, running: Gateway) -> None:
+        job_id, ran = None, 0
+        for text in blocks(DOCS / name, "console"):
+            for command in re.findall(r"^\$ (curl .*)$", text, re.MULTILINE):
+                answer = TestReadme().curl(command, running, job_id)
+                body = json.loads(answer) if answer else {}
+                assert "is_bifrost_error" not in body, answer
+                job_id = body.get("id", job_id) if "status" in body else job_id
+                ran += 1
+        assert ran >= 3
+
+    def test_the_program_prints_a_picture(self, running: Gateway) -> None:
+        (program,) = blocks(DOCS / "first-ten-minutes.md", "python")
+        program = program.replace(TestReadme.ADDRESS, running.url)
+        printed = TestReadme.run(sys.executable, "-c", program, cwd=running.data_dir.parent)
+        assert TestReadme.is_picture(TestReadme().fetched(printed.strip()))
+
+
+class TestSite:
+    def test_every_page_is_in_the_navigation(self) -> None:
+        text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+        assert {page.name for page in DOCS.glob("*.md")} <= set(re.findall(r"[\w-]+\.md", text))
+
+
 class TestReadme:
     """Its commands, with another port and the program of this environment."""
 

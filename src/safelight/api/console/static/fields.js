@@ -59,14 +59,14 @@ export function fieldsOf(model, operation) {
 function words(name, known) {
   const label = LABELS[name];
   if (!known?.length) return field(label, h("input", { name }));
-  return field(label, choice([["", "As the model likes"], ...known.filter((each) => each !== "auto").map((each) => [each, each])], { name }));
+  return field(label, choice([["", "Auto"], ...known.filter((each) => each !== "auto").map((each) => [each, each])], { name }));
 }
 
 function sizeField(facts) {
   const listed = (facts.sizes ?? []).filter((size) => size !== "auto");
   const sizes = listed.length ? listed.sort(byPixels) : facts.pixel_rule ? shapes(facts.pixel_rule) : [];
   if (!sizes.length) return field("Size", h("input", { name: "size", placeholder: "1024x1024", pattern: "[0-9]+x[0-9]+|auto|[0-9]+K" }));
-  return field("Size", choice([["", "As the model likes"], ...sizes.map((size) => [size, named(size)])], { name: "size" }));
+  return field("Size", choice([["", "Auto"], ...sizes.map((size) => [size, named(size)])], { name: "size" }));
 }
 
 /** Sizes of the usual shapes that a rule allows. */

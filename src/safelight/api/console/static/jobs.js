@@ -2,7 +2,8 @@
 
 import { ApiError, events, get } from "./api.js";
 
-export const DETAILS = "request,attempts,pictures";
+const LISTED = "request,pictures";
+const WHOLE = "request,pictures,ledger";
 
 const PAGE = 100;
 const REST_MS = 1000; // between two looks at the newest jobs, however many events come
@@ -71,7 +72,7 @@ export class Jobs extends EventTarget {
   }
 
   #read(query) {
-    return get("/v1/async/jobs", { ...this.#filter, expand: DETAILS, ...query });
+    return get("/v1/async/jobs", { ...this.#filter, expand: LISTED, ...query });
   }
 
   #merge(found) {
@@ -80,7 +81,14 @@ export class Jobs extends EventTarget {
       const known = this.#jobs.get(job.id);
       if (known && ended(known) && !ended(job)) continue; // an older answer that came late
       grown ||= !known;
-      this.#jobs.set(job.id, { ...job, preview: ended(job) ? null : known?.preview, progress: job.meta.progress ?? known?.progress });
+      this.#jobs.set(job.id, {
+        ...job,
+        request: job.meta.request ?? known?.request,
+        pictures: job.meta.pictures ?? known?.pictures,
+        ledger: job.meta.ledger ?? known?.ledger,
+        preview: ended(job) ? null : known?.preview,
+        progress: job.meta.progress ?? known?.progress,
+      });
       if (known) this.dispatchEvent(new CustomEvent("job", { detail: job.id }));
     }
     if (grown) this.#sort();
@@ -94,7 +102,8 @@ export class Jobs extends EventTarget {
 
   /** Take in a job that was just submitted, before any event tells of it. */
   add(job, request) {
-    this.#merge([{ ...job, request: { operation: job.meta.request_type, model: job.meta.model, ...request }, attempts: [] }]);
+    job.meta.request = { operation: job.meta.request_type, model: job.meta.model, ...request };
+    this.#merge([job]);
     this.dispatchEvent(new Event("change"));
   }
 
@@ -106,7 +115,7 @@ export class Jobs extends EventTarget {
 
   /** Read one job now. Throws `ApiError`. */
   async refresh(id) {
-    const job = await get(`/v1/async/jobs/${id}`, { expand: DETAILS, links: "true" });
+    const job = await get(`/v1/async/jobs/${id}`, { expand: WHOLE });
     this.#merge([job]);
     return this.#jobs.get(id);
   }

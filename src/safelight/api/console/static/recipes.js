@@ -6,8 +6,8 @@ const PLACEHOLDER = "$SAFELIGHT_KEY";
 
 /** The members of a request that a client would send, without what only the console knows. */
 export function parameters(request) {
-  const { operation: _, images: __, mask: ___, ...rest } = request;
-  return Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== null && value !== undefined));
+  const { operation: _, images: __, mask: ___, extra, ...rest } = request;
+  return Object.fromEntries(Object.entries({ ...extra, ...rest }).filter(([, value]) => value !== null && value !== undefined));
 }
 
 const PATHS = { image_generation: "generations", image_edit: "edits", image_variation: "variations" };

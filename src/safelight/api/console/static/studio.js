@@ -48,7 +48,7 @@ class Studio {
     this.promptField = field("Prompt", this.prompt);
     this.form = h(
       "form",
-      { class: "studio-form", novalidate: false },
+      { class: "studio-form" },
       this.#tabs(),
       field("Model", this.model),
       this.promptField,
@@ -96,7 +96,7 @@ class Studio {
   #fields() {
     const held = said(this.form);
     const { first, others } = fieldsOf(this.#models?.find(this.model.value), this.#operation);
-    const further = others.length ? h("details", {}, h("summary", {}, "More"), h("div", { class: "pairs" }, ...others)) : null;
+    const further = others.length ? h("details", {}, h("summary", {}, "More settings"), h("div", { class: "pairs" }, ...others)) : null;
     this.own.replaceChildren(h("div", { class: "pairs" }, ...first), further ?? "");
     for (const control of this.own.querySelectorAll("[name]")) {
       const value = held[control.name];

@@ -85,7 +85,7 @@ function everything(job, index, { jobs, dialog, go }) {
     actions(job, index, { jobs, dialog, go }),
     request && parts("Parameters", parametersOf(request), { open: true }),
     parts("Receipt", receipt(job, index), { open: ended(job) }),
-    job.attempts?.length ? h("details", { dataset: { name: "attempts" }, open: job.attempts.length > 1 || job.status === "failed" }, h("summary", {}, `Attempts (${job.attempts.length})`), attemptList(job.attempts)) : null,
+    job.ledger?.length ? h("details", { dataset: { name: "attempts" }, open: job.ledger.length > 1 || job.status === "failed" }, h("summary", {}, `Attempts (${job.ledger.length})`), attemptList(job.ledger)) : null,
     request && use(request),
   ].filter(Boolean);
 }
@@ -130,7 +130,7 @@ function parts(name, rows, { open = false } = {}) {
   return h("details", { open, dataset: { name } }, h("summary", {}, name), h("dl", {}, ...list));
 }
 
-function attemptList(attempts) {
+function attemptList(ledger) {
   const line = (attempt) => {
     const took = attempt.duration_s ?? null;
     const result = { succeeded: "completed", failed: "failed", unknown: "failed" }[attempt.state] ?? "processing";
@@ -143,7 +143,7 @@ function attemptList(attempts) {
       attempt.error ? h("span", { class: "why" }, attempt.error) : null,
     );
   };
-  return h("ol", { class: "attempts" }, ...attempts.map(line));
+  return h("ol", { class: "attempts" }, ...ledger.map(line));
 }
 
 function use(request) {
