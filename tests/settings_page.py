@@ -57,6 +57,8 @@ providers:
   gpu-box: {type: openai_compatible, base_url: "http://127.0.0.1:8000/v1"}
 prices:
   gpu-box/flux: {per_image_usd: 0.002}     # adds to what ships, and overrides it
+webhooks:
+  - {name: orders, url: "https://shop.example/hook", events: [async_job.completed, async_job.failed]}
 ```
 """
 _UNKNOWN = """\
@@ -66,6 +68,11 @@ _ENTRY = """\
 `NAME` is yours to choose; it is the part before the slash in `NAME/MODEL`. Without `type` it is the provider's own name.
 `retries` act only on errors that cost nothing. A model's description and a price are explained under
 [Models and prices](providers.md#models-and-prices). On SIGHUP a running gateway reads the `keys` anew, and nothing else.
+"""
+_WEBHOOKS = """\
+One entry for each receiver; [webhooks.md](webhooks.md) tells what it is sent. At the start an entry that has changed is
+brought into the database under its name, where it takes the place of what the API has made of it. One that is left out is disabled
+there. A secret that has changed signs beside the former one for a day.
 """
 _OPTIONS = """\
 Some types take further members in their entry. [providers.md](providers.md) says what they mean.
@@ -82,13 +89,15 @@ def page() -> str:
     later = [row for row in described if row[2].startswith(_COMES_LATER)]
     rows = [row for row in described if row not in later]
     entry = [row for row in rows if row[0].startswith("providers.NAME.")]
-    sections = [name for name in _sections(rows) if name != "providers"]
+    webhooks = [row for row in rows if row[0].startswith("webhooks[].")]
+    sections = [name for name in _sections(rows) if name not in {"providers", "webhooks[]"}]
     parts = [_INTRO]
     for section in sections:
         parts.append(_section(section, [row for row in rows if row[0].startswith(f"{section}.")]))
         parts += [_UNKNOWN] if section == "jobs" else []
     parts.append(_section("Lists", [row for row in rows if "." not in row[0]]))
     parts.append(_section("providers.NAME", entry, _ENTRY))
+    parts.append(_section("webhooks", webhooks, _WEBHOOKS))
     parts.append(f"## Options of single types\n\n{_OPTIONS}\n{_table(('type', 'option', 'default'), _options())}")
     parts.append(
         f"## Later\n\n{_LATER}\n{_table(('setting', 'default'), ((_code(row[0]), _code(row[1])) for row in later))}"

@@ -31,6 +31,7 @@ from safelight.domain.errors import ConfigurationError
 from safelight.domain.job import Priority
 from safelight.domain.plan import OnUnknown
 from safelight.domain.strength import weakness
+from safelight.domain.webhook import DEFAULTS, MOST, WebhookEvent
 
 _ENV_PREFIX = "env."
 _USUAL_SECRETS = {"admin_key": "SAFELIGHT_ADMIN_KEY", "encryption_key": "SAFELIGHT_ENCRYPTION_KEY"}
@@ -40,6 +41,11 @@ _NOT_YET: Any = Field(default=None, description="Comes with a later release.")
 
 PeriodText = Annotated[str, AfterValidator(lambda text: Period(text=text).text)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _limit(name: str, meaning: str) -> Any:
+    """One of the numbers of a webhook endpoint; 0 stands for the default."""
+    return Field(0, ge=0, le=getattr(MOST, name), description=f"{meaning}; 0 is {getattr(DEFAULTS, name)}.")
 
 
 class _Section(BaseModel):
@@ -127,6 +133,7 @@ class JobSettings(_Section):
         15, ge=1, description="Seconds after which a worker that is not heard of loses its jobs to others."
     )
     sweep_interval: Seconds = Field(30, description="Seconds between two sweeps of expired jobs.")
+    webhook_history: int = Field(2_592_000, gt=0, description="Seconds that webhook deliveries are remembered.")
     max_output_image: ByteSize = Field(ByteSize(256_000_000), gt=0, description="Largest image taken from a provider.")
 
     @model_validator(mode="after")
@@ -298,6 +305,28 @@ class ProviderEntrySettings(BaseModel):
         return self.model_extra or {}
 
 
+class WebhookSettings(_Section):
+    """One entry under `webhooks:`; the gateway's own API makes others."""
+
+    name: str = Field(min_length=1, description="What `x-bf-async-webhook` calls it.")
+    url: str = Field(min_length=1, description="Where to post.")
+    events: tuple[WebhookEvent, ...] = Field(
+        (WebhookEvent.COMPLETED, WebhookEvent.FAILED), min_length=1, description="What it hears of."
+    )
+    secret: SecretStr | None = Field(None, description="Signs what is sent: whsec_ and base64, best as env.NAME.")
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="Sent along.")
+    include_response: bool = Field(False, description="Send the result or the error along where it is small enough.")
+    include_links: bool = Field(False, description="Send links to the images along.")
+    allow_private_network: bool = Field(False, description="Let it be http://, and in your own network.")
+    disabled: bool = Field(False, description="Send nothing, and refuse jobs that name it.")
+    max_retries: int = _limit("max_retries", "Tries after the first")
+    retry_backoff_initial_seconds: int = _limit("retry_backoff_initial_seconds", "Before the first retry; doubles")
+    retry_backoff_max_seconds: int = _limit("retry_backoff_max_seconds", "Most between two tries")
+    attempt_timeout_seconds: int = _limit("attempt_timeout_seconds", "For one call")
+    max_concurrent_deliveries: int = _limit("max_concurrent_deliveries", "Calls at a time, of each process")
+    max_response_payload_kbs: int = _limit("max_response_payload_kbs", "Largest body that holds a result, in KiB")
+
+
 class LogSettings(_Section):
     """What is logged, and how."""
 
@@ -336,7 +365,7 @@ class Settings(BaseSettings):
     prices: dict[Annotated[str, Field(pattern=r"^[^/]+/.+$")], dict[str, Any]] = Field(
         default_factory=dict, description="What PROVIDER/MODEL costs; adds to the prices that ship and overrides them."
     )
-    webhooks: list[Any] = Field(default_factory=list, max_length=0, description="Comes with a later release.")
+    webhooks: tuple[WebhookSettings, ...] = Field((), description="Who may be told of jobs, by name.")
     customers: tuple[CustomerSettings, ...] = Field((), description="Whom teams and keys work for.")
     teams: tuple[TeamSettings, ...] = Field((), description="Virtual keys that belong together.")
     virtual_keys: tuple[VirtualKeySettings, ...] = Field((), description="Keys that callers show.")
@@ -432,7 +461,7 @@ def _refuse_missing_keys(missing: Mapping[str, str]) -> None:
                 f"{where}: the environment variable {variable} is not set. Set it, or take this provider out of the "
                 "settings; the model builtin/sketch needs no key"
             )
-        if where.startswith("virtual_keys"):
+        if where.startswith(("virtual_keys", "webhooks")):
             raise ConfigurationError(f"{where}: the environment variable {variable} is not set")
 
 
@@ -485,6 +514,7 @@ def describe(model: type[BaseModel] = Settings, prefix: str = "") -> list[tuple[
         found += describe(RateSettings, "virtual_keys[].limits.requests.")
         found += describe(TeamSettings, "teams[].")
         found += describe(CustomerSettings, "customers[].")
+        found += describe(WebhookSettings, "webhooks[].")
     return found
 
 

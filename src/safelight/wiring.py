@@ -5,7 +5,7 @@ import contextlib
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -28,20 +28,25 @@ from safelight.adapters.sql.access import SqlAccessStore
 from safelight.adapters.sql.batches import SqlBatchStore
 from safelight.adapters.sql.counts import SqlCounts
 from safelight.adapters.sql.switches import SqlSwitches
+from safelight.adapters.sql.webhooks import SqlWebhookStore
 from safelight.adapters.sqlite.inspection import SqliteInspection
+from safelight.adapters.webhooks import HttpWebhookSender
 from safelight.api.access import Access, AccessLog
 from safelight.api.admin import AdminDoor
 from safelight.api.app import Api
+from safelight.api.jobs import JobRenderer
 from safelight.api.links import Links
 from safelight.api.metrics import metrics_routes
 from safelight.api.service import probe_routes
 from safelight.api.services import ApiLimits, MetricsPage, Services
+from safelight.api.webhook_events import WebhookRenderer
 from safelight.application.administer import Administer
 from safelight.application.advance import Advance, ProviderEntry
 from safelight.application.batch import Batches, Feed
 from safelight.application.callback import CallbackAddresses, TakeCallback
 from safelight.application.callers import Callers, keyed_hash
 from safelight.application.cancel import Cancel
+from safelight.application.deliver import Deliver
 from safelight.application.estimate import Estimate
 from safelight.application.govern import Govern
 from safelight.application.key_pool import KeyEntry, KeyPool
@@ -53,16 +58,18 @@ from safelight.application.read import Read
 from safelight.application.report import Watchers
 from safelight.application.retry import Retry
 from safelight.application.submit import Submit
-from safelight.application.sweep import Sweep
+from safelight.application.sweep import Sweep, survived
 from safelight.application.switches import Switches
-from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings, TraceSettings
+from safelight.application.webhooks import ConfiguredEndpoint, Webhooks
+from safelight.config import KeySettings, ProviderEntrySettings, Role, Settings, TraceSettings, WebhookSettings
 from safelight.declared import declared
 from safelight.domain.breaker import BreakerPolicy
 from safelight.domain.caller import Caller
-from safelight.domain.errors import ConfigurationError, RequestError, StorageError
+from safelight.domain.errors import ConfigurationError, InvalidRequest, RequestError, StorageError
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.price import Price
 from safelight.domain.schedule import RetryPolicy
+from safelight.domain.webhook import DeliveryLimits, EndpointSettings
 from safelight.logs import JobLog
 from safelight.storage import Storage, open_storage
 
@@ -75,6 +82,7 @@ BUILTIN = "builtin"
 KEY_HASH = "virtual_key_hash"
 """The fact under which the key of the virtual keys' hashes lies, itself encrypted."""
 _ORPHANS_EVERY = timedelta(hours=6)
+_WEBHOOK_GRACE_S = 5.0
 _MOST_OUTPUT_PIXELS = 1_000_000_000
 
 
@@ -229,6 +237,34 @@ def _keys(name: str, keys: tuple[KeySettings, ...]) -> tuple[KeyEntry, ...]:
     return tuple(entries) or (KeyEntry(key=ProviderKey(name=None, value=None)),)
 
 
+async def _reconcile(webhooks: Webhooks, settings: Settings) -> None:
+    """Bring the endpoints of the settings into the store; raises `ConfigurationError`."""
+    names = [entry.name for entry in settings.webhooks]
+    if len(set(names)) < len(names):
+        raise ConfigurationError("webhooks: each endpoint needs a name of its own")
+    try:
+        await webhooks.reconcile([_configured(entry) for entry in settings.webhooks])
+    except InvalidRequest as error:
+        raise ConfigurationError(f"webhooks: {error.message}") from error
+
+
+def _configured(entry: WebhookSettings) -> ConfiguredEndpoint:
+    return ConfiguredEndpoint(
+        settings=EndpointSettings(
+            name=entry.name,
+            url=entry.url,
+            events=entry.events,
+            headers={name: value.get_secret_value() for name, value in entry.headers.items()},
+            include_response=entry.include_response,
+            include_links=entry.include_links,
+            allow_private_network=entry.allow_private_network,
+            disabled=entry.disabled,
+            limits=DeliveryLimits(**{limit.name: getattr(entry, limit.name) for limit in fields(DeliveryLimits)}),
+        ),
+        secret=entry.secret.get_secret_value() if entry.secret else None,
+    )
+
+
 def _admin_door(settings: Settings) -> AdminDoor:
     key = settings.auth.admin_key
     return AdminDoor(key=key.get_secret_value() if key else None, loopback=settings.server.loopback)
@@ -254,7 +290,7 @@ async def open_gateway(settings: Settings, *, address: str | None = None) -> "Ga
         lanes = {name: entry.concurrency for name, entry in providers.items()}
         metrics = Metrics({name: entry.provider for name, entry in providers.items()})
         storage = await open_storage(settings, lanes, address=address, timed=metrics.stored)
-        return Gateway(settings, storage, providers, sessions, metrics)
+        return Gateway(settings, storage, providers, sessions, metrics, address=address)
     except BaseException:
         await sessions.close()
         raise
@@ -270,8 +306,10 @@ class Gateway:
         providers: dict[ProviderName, ProviderEntry],
         sessions: HttpSessions,
         metrics: Metrics,
+        *,
+        address: str | None = None,
     ) -> None:
-        """All that it is handed is closed by `close`."""
+        """All that it is handed is closed by `close`. `address` is where it answers, for links in webhooks."""
         self._settings = settings
         self._storage = storage
         self._providers = providers
@@ -298,6 +336,10 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self._engine: asyncio.Task[None] | None = None
         self._fetcher = HttpPictureFetcher()
+        self._address = address or f"http://{settings.server.host}:{settings.server.port}"
+        self._endpoints = SqlWebhookStore(storage.database, box=self.secret_box, ring=self._bell.ring)
+        self._sender = HttpWebhookSender(clock=self._clock)
+        self._courier: asyncio.Task[None] | None = None
         self.read = Read(store=self._store, queue=self._queue, bell=self._bell, clock=self._clock)
         self.cancel = Cancel(
             read=self.read,
@@ -361,6 +403,10 @@ class Gateway:
         await self._switches.look()
         advance = self._advance(callbacks)
         queue = ReadQueue(counts=SqlCounts(self._storage.database), advance=advance, clock=self._clock)
+        links = Links(secret, public_url=server.public_url)
+        events = self._webhook_renderer(links)
+        webhooks = Webhooks(store=self._endpoints, sender=self._sender, clock=self._clock, sample=events.sample)
+        await _reconcile(webhooks, self._settings)
         self.app = Api(
             Services(
                 submit=self.submit,
@@ -377,7 +423,7 @@ class Gateway:
                 blobs=self._blobs,
                 workspace=self._intake_workspace,
                 providers=self._ports(),
-                links=Links(secret, public_url=server.public_url),
+                links=links,
                 callback=TakeCallback(
                     store=self._store,
                     queue=self._queue,
@@ -393,11 +439,13 @@ class Gateway:
                     result_ttl_s=jobs.result_ttl,
                     max_result_ttl_s=jobs.max_result_ttl,
                     batch_ttl_s=min(jobs.batch_ttl, jobs.max_result_ttl),
+                    webhook_history=timedelta(seconds=jobs.webhook_history),
                 ),
                 admin=_admin_door(self._settings),
                 callers=callers,
                 metrics=MetricsPage(page=partial(self._metrics.page, queue.state), protected=server.protect_metrics),
                 access=Access(served=self._metrics.served, kept=AccessLog(told.access), spans=self._traces),
+                webhooks=webhooks,
                 ready=self._check_ready,
             ),
             routes=[*probe_routes(), *metrics_routes()] if server.role is Role.WORKER else None,
@@ -408,7 +456,7 @@ class Gateway:
         ]
         if server.role is not Role.API:
             self._engine = asyncio.create_task(self._queue.run(advance.step))
-            self._tasks.append(asyncio.create_task(self._sweep_for_ever()))
+            await self._work(self._deliver(events))
             self._tasks.append(asyncio.create_task(self._feed().run()))
 
     async def _open_callers(self) -> Callers:
@@ -445,6 +493,26 @@ class Gateway:
         entry = self._providers.get(lane)
         return max(1, int(self._settings.jobs.batch_share * entry.concurrency)) if entry else 1
 
+    async def _work(self, deliver: Deliver) -> None:
+        if self._settings.storage.database_url is None:  # nobody else can be at work, so a lease is a dead process's
+            await self._endpoints.drop_leases()
+        self._courier = asyncio.create_task(deliver.run())
+        self._tasks.append(asyncio.create_task(self._sweep_for_ever(deliver)))
+
+    def _webhook_renderer(self, links: Links) -> WebhookRenderer:
+        jobs = JobRenderer(blobs=self._blobs, links=links, providers=self._ports(), base_url=lambda: self._address)
+        return WebhookRenderer(jobs=jobs, clock=self._clock)
+
+    def _deliver(self, events: WebhookRenderer) -> Deliver:
+        return Deliver(
+            store=self._endpoints,
+            jobs=self._store,
+            sender=self._sender,
+            render=events.body,
+            bell=self._bell,
+            clock=self._clock,
+        )
+
     def _advance(self, callbacks: CallbackAddresses | None) -> Advance:
         return Advance(
             store=self._store,
@@ -480,7 +548,7 @@ class Gateway:
         await self._store.check()
         await self._blobs.check()
 
-    async def _sweep_for_ever(self) -> None:
+    async def _sweep_for_ever(self, deliver: Deliver) -> None:
         sweep = Sweep(
             store=self._store,
             batches=self._batches,
@@ -494,6 +562,7 @@ class Gateway:
             await sweep.once()
             if self._clock.now() >= orphans_at:
                 await sweep.remove_orphans()
+                await survived(lambda: deliver.forget(timedelta(seconds=self._settings.jobs.webhook_history)))
                 orphans_at = self._clock.now() + _ORPHANS_EVERY
             await asyncio.sleep(self._settings.jobs.sweep_interval)
 
@@ -509,10 +578,12 @@ class Gateway:
         if self._engine is not None:
             await asyncio.wait([self._engine], timeout=self._settings.jobs.shutdown_grace)
         self._bell.silence()
+        if self._courier is not None:
+            await asyncio.wait([self._courier], timeout=_WEBHOOK_GRACE_S)
 
     async def close(self) -> None:
         """Stop everything and let go of it."""
-        tasks = [task for task in (self._engine, *self._tasks) if task is not None]
+        tasks = [task for task in (self._engine, self._courier, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -521,6 +592,7 @@ class Gateway:
             with contextlib.suppress(Exception):
                 await entry.provider.close()
         await self._fetcher.close()
+        await self._sender.close()
         await self._sessions.close()
         await self._storage.close()
         if self._traces is not None:

@@ -45,6 +45,14 @@ def test_every_route_is_described_and_every_description_has_a_route(served: Serv
     assert {(route.path, method) for route in routes for method in route.methods or ()} == described
 
 
+WEBHOOK = {"$ref": "#/components/parameters/Webhook"}
+
+
+def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        yield from ((f"{method} {path}", item[method]) for method in ("get", "post", "put", "delete") if method in item)
+
+
 def as_it_can_be_generated() -> dict[str, Any]:
     """The description, with one good model in the place of any text, and one file in the place of a list of files.
 
@@ -58,6 +66,11 @@ def as_it_can_be_generated() -> dict[str, Any]:
             del schema["anyOf"]
             schema["required"] = ["model", "image"]
             schema["properties"]["image"] = {"type": "string", "format": "binary"}
+    for _, operation in operations_of(document):  # a webhook of any name is refused
+        operation["parameters"] = [it for it in operation.get("parameters", []) if it != WEBHOOK]
+    receiver = document["components"]["schemas"]["WebhookRequest"]["properties"]
+    receiver["url"] = {"type": "string", "enum": ["https://hooks.example/images"]}
+    del receiver["headers"]
     return document
 
 

@@ -233,7 +233,8 @@ class TestClaims:
             return [delivery.id for delivery in claimed[1]] if claimed else []
 
         first, second = await asyncio.gather(claim(shop.webhooks, "a"), claim(shop.other, "b"))
-        assert len(first) + len(second) == len({*first, *second}) == 20
+        rest = await claim(shop.other, "c")  # who came second at the same moment may have gone away empty-handed
+        assert len(first) + len(second) + len(rest) == len({*first, *second, *rest}) == 20
 
     async def test_come_oldest_first_and_to_this_endpoint_alone(self, shop: Shop) -> None:
         it, other = endpoint(), endpoint(name="other")

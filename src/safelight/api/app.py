@@ -28,6 +28,7 @@ from safelight.api.metrics import metrics_routes
 from safelight.api.operations import operation_routes
 from safelight.api.service import service_routes
 from safelight.api.services import Services
+from safelight.api.webhooks import webhook_routes
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _Methods = dict[str, Endpoint]
@@ -50,6 +51,7 @@ class Api:
             *estimate_routes(),
             *metrics_routes(),
             *operation_routes(),
+            *webhook_routes(),
             *docs_routes(),
             *console_routes(),
         ]

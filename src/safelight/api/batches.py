@@ -17,6 +17,7 @@ from safelight.api.identity import caller_of, submitter_of
 from safelight.api.job_routes import renderer
 from safelight.api.jobs import JobRenderer, timestamp
 from safelight.api.services import services_of
+from safelight.api.webhooks import named_webhook
 from safelight.domain.batch import Batch, BatchProgress, BatchResult
 from safelight.domain.errors import InvalidRequest, NotFound, RequestError, StorageError
 from safelight.domain.ids import BatchId
@@ -55,7 +56,7 @@ async def _submit(request: Request) -> Response:
     intake = BatchIntake(request, services)
     storing = stored = False
     try:
-        said.refuse_webhook(request.headers)
+        webhook = await named_webhook(request, grant)
         key = fields.idempotency_key("Idempotency-Key", request.headers.get("idempotency-key"))
         received = await intake.read()
         batch = Batch(
@@ -69,6 +70,7 @@ async def _submit(request: Request) -> Response:
             ),
             owner=caller.owner,
             team=caller.team,
+            webhook=webhook,
             metadata=said.labels(request.headers),
             idempotency=Idempotency(key=key, fingerprint=received.fingerprint) if key else None,
         )

@@ -111,15 +111,9 @@ def key_name(headers: Headers) -> str | None:
     return headers.get("x-bf-api-key-id") or headers.get("x-bf-api-key") or None
 
 
-def refuse_webhook(headers: Headers) -> None:
-    """Refuse a webhook by a name that is not registered (contract S7): in this release, by any name."""
-    name = headers.get("x-bf-async-webhook", "").strip()
-    if name:
-        raise InvalidRequest(
-            "failed to resolve webhook endpoint: invalid webhook endpoint reference: "
-            f"no webhook endpoint is named {name[:100]!r}",
-            param="x-bf-async-webhook",
-        )
+def webhook(headers: Headers) -> str | None:
+    """The name of the webhook endpoint that is to hear of the job."""
+    return headers.get("x-bf-async-webhook", "").strip() or None
 
 
 def labels(headers: Headers) -> Mapping[str, str]:

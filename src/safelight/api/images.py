@@ -17,6 +17,7 @@ from safelight.api.intake import Intake
 from safelight.api.job_routes import renderer, still_running
 from safelight.api.jobs import PATHS, location
 from safelight.api.services import Services, services_of
+from safelight.api.webhooks import named_webhook
 from safelight.application.submit import Submission
 from safelight.application.sweep import drop_images
 from safelight.domain.access import Grant
@@ -96,7 +97,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
     try:
         wanted = await intake.read()
         services.submit.check(wanted)
-        said.refuse_webhook(request.headers)
+        webhook = await named_webhook(request, grant)
         submission = Submission(
             grant=grant,
             job_id=intake.job_id,
@@ -106,6 +107,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
             ttl_s=said.result_ttl_s(
                 request.headers, default=services.limits.result_ttl_s, maximum=services.limits.max_result_ttl_s
             ),
+            webhook=webhook,
         )
         if unused := intake.images_besides(wanted):
             await drop_images(services.blobs, unused)

@@ -75,6 +75,29 @@ class JobRenderer:
         assert job.result is not None  # noqa: S101 - a job that has ended has one or the other
         return await inserts.response(self._result(job, job.result, inserts), 200, headers)
 
+    async def inlined(self, job: Job, *, most_bytes: int) -> bytes | None:
+        """The job's result or error as JSON, for another body; `None` when it is longer. Raises `StorageError`."""
+        inserts = _Inserts(self.blobs)
+        if job.error is not None:
+            return await inserts.text(job_error_body(job.error, _origin(job)), most_bytes)
+        assert job.result is not None  # noqa: S101 - a job that has ended has one or the other
+        return await inserts.text(self._result(job, job.result, inserts), most_bytes)
+
+    def image_links(self, job: Job) -> list[dict[str, Any]]:
+        """The pictures of a completed job as links, with what is known of each without fetching it."""
+        assert job.result is not None  # noqa: S101 - it is completed
+        return [
+            {
+                **self._picture(job, index, output, inserts=None),
+                "content_type": output.image.content_type,
+                "size_bytes": output.image.size_bytes,
+                "width": output.image.dimensions.width,
+                "height": output.image.dimensions.height,
+                "sha256": output.image.sha256,
+            }
+            for index, output in enumerate(job.result.production.outputs)
+        ]
+
     def _envelope(self, job: Job, inserts: "_Inserts | None") -> dict[str, Any]:
         assert job.completed_at is not None  # noqa: S101 - it has ended
         assert job.expires_at is not None  # noqa: S101 - as above
@@ -143,6 +166,14 @@ class _Inserts:
         read = partial(stored_bytes, self._blobs, output.image.blob)
         self._inserts[placeholder] = Insert(size_bytes=output.image.size_bytes, read=read)
         return placeholder
+
+    async def text(self, body: Any, most_bytes: int) -> bytes | None:
+        """The whole JSON; `None`, and no image is read, when it would be longer than that."""
+        template = msgspec.json.encode(body)
+        rendered = render(template, self._inserts)
+        if rendered.content_length > most_bytes:
+            return None
+        return b"".join([chunk async for chunk in rendered.chunks])
 
     async def response(self, body: Any, status: int, headers: Mapping[str, str]) -> Response:
         """Answer at once when it is short, else chunk by chunk under an exact length."""

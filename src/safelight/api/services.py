@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from starlette.requests import Request
 
@@ -20,6 +21,7 @@ from safelight.application.read import Read
 from safelight.application.retry import Retry
 from safelight.application.submit import Submit
 from safelight.application.switches import Switches
+from safelight.application.webhooks import Webhooks
 from safelight.domain.ids import JobId, ProviderName
 
 
@@ -33,6 +35,7 @@ class ApiLimits:
     result_ttl_s: int
     max_result_ttl_s: int
     batch_ttl_s: int
+    webhook_history: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class Services:
     metrics: MetricsPage
     access: Access
     callback: TakeCallback
+    webhooks: Webhooks
     ready: Callable[[], Awaitable[None]]
     """Raises `StorageError` when no job can be taken."""
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from safelight.domain.batch import Batch, BatchEntry, BatchProgress, NewLine
@@ -644,6 +644,8 @@ class DueEndpoint:
     id: EndpointId
     due_at: datetime
     most_at_once: int
+    lease: timedelta
+    """How long a claim holds."""
     failing: bool
 
 

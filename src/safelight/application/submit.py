@@ -8,7 +8,7 @@ from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import Clock, JobStore, Provider, Queue
 from safelight.domain.access import Grant
 from safelight.domain.capability import refuse_retired
-from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.ids import EndpointId, JobId, ProviderName
 from safelight.domain.image import ImageRequest
 from safelight.domain.job import Job
 from safelight.domain.ledger import Terms
@@ -25,6 +25,8 @@ class Submission:
     grant: Grant | None = None
     """The virtual key that came with it."""
     trace_parent: str | None = None
+    webhook: EndpointId | None = None
+    """Who is to hear of the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,5 +79,6 @@ class Submit:
             estimates=agreed.estimates,
             provider_keys=agreed.provider_keys,
             trace_parent=submission.trace_parent,
+            webhook=submission.webhook,
         )
         return job, agreed.terms

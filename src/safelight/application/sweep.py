@@ -34,9 +34,9 @@ class Sweep:
 
     async def once(self) -> None:
         """End overdue jobs and remove expired ones. Faults are left for the next time."""
-        await _survived(self.end_overdue)
-        await _survived(self.remove_expired)
-        await _survived(self.remove_expired_batches)
+        await survived(self.end_overdue)
+        await survived(self.remove_expired)
+        await survived(self.remove_expired_batches)
 
     async def end_overdue(self) -> int:
         """End jobs that are past their deadline, whatever they wait for; returns how many."""
@@ -70,7 +70,7 @@ class Sweep:
 
     async def remove_orphans(self) -> None:
         """Remove old images without a job: of a submit that was cut off, an attempt that failed, a job that is gone."""
-        await _survived(self._remove_orphans)
+        await survived(self._remove_orphans)
 
     async def _remove_orphans(self) -> None:
         async for blobs in self.blobs.written_before(self.clock.now() - _ORPHAN_AGE):
@@ -111,7 +111,7 @@ async def drop_images(blobs: BlobStore, keys: Sequence[BlobKey]) -> None:
         log.warning("images_left_for_the_sweeper", images=len(keys), error=error.message)
 
 
-async def _survived(part: Callable[[], Awaitable[object]]) -> None:
+async def survived(part: Callable[[], Awaitable[object]]) -> None:
     """Do a part of the work. Whatever goes wrong must not end the sweeper: nobody else would end stuck jobs."""
     try:
         await part()

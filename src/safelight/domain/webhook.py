@@ -1,5 +1,6 @@
 """Webhooks: who is told of which event, and when it is tried again."""
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from urllib.parse import urlsplit
 from safelight.domain.errors import InvalidRequest
 from safelight.domain.ids import DeliveryId, EndpointId, JobId
 from safelight.domain.job import Ending, JobStatus
+from safelight.domain.plan import CANCELLED
 
 LASTING_FAILURE = timedelta(days=3)
 """An endpoint that has taken nothing for so long is paused, if it was tried a few times."""
 SECRET_OVERLAP = timedelta(days=1)
 """How long a secret signs beside the one that has followed it."""
 
-_CANCELLED = "job_cancelled"
+SECRET_PREFIX = "whsec_"  # noqa: S105 - how secrets begin, not one
+
+_LEAST_KEY_BYTES, _MOST_KEY_BYTES = 16, 128
 _FEW_FAILURES = 10
 _MOST_RETRY_AFTER_S = 86_400.0
 _JITTER = 0.2
@@ -72,7 +76,7 @@ def events_of(ending: Ending) -> tuple[WebhookEvent, ...]:
     """
     if ending.error is None:
         return (WebhookEvent.COMPLETED,)
-    if ending.error.code == _CANCELLED:
+    if ending.error.code == CANCELLED.code:
         return WebhookEvent.CANCELLED, WebhookEvent.FAILED
     return (WebhookEvent.FAILED,)
 
@@ -191,6 +195,16 @@ class SigningSecret:
     value: str = field(repr=False)
     until: datetime | None = None
     """When it ceases to sign; `None` for the one in use."""
+
+
+def check_secret(text: str) -> None:
+    """Raise `InvalidRequest` for what is no signing secret."""
+    try:
+        key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if not text.startswith(SECRET_PREFIX) or not _LEAST_KEY_BYTES <= len(key) <= _MOST_KEY_BYTES:
+        raise InvalidRequest("a webhook secret is whsec_ and 16 to 128 bytes in base64", param="secret")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

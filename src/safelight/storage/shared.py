@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 
@@ -11,14 +12,14 @@ from safelight.adapters.bell import LocalBell
 from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.postgres.clock import DatabaseClock
 from safelight.adapters.postgres.database import PostgresDatabase
-from safelight.adapters.postgres.listen import EVENTS, Listener
+from safelight.adapters.postgres.listen import DELIVERIES, EVENTS, Listener
 from safelight.adapters.postgres.migrate import migrate
 from safelight.adapters.postgres.pgq import CHANNEL
 from safelight.adapters.postgres.queue import PostgresQueue
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.adapters.sql.memory import NoMemory
 from safelight.adapters.sql.timed import Timed, TimedDatabase
-from safelight.application.ports import EVERY_JOB
+from safelight.application.ports import EVERY_JOB, OUTBOX
 from safelight.config import Settings
 from safelight.domain.errors import ConfigurationError
 from safelight.storage.base import Lanes, Storage
@@ -80,7 +81,11 @@ async def _listening(url: str, bell: LocalBell, queue: PostgresQueue, clock: Dat
         clock.set(now, took_s)
         begun.set()
 
-    heard = {EVENTS: lambda job_id: bell.ring(job_id, EVERY_JOB), CHANNEL: lambda _: queue.look()}
+    heard: dict[str, Callable[[str], None]] = {
+        EVENTS: lambda job_id: bell.ring(job_id, EVERY_JOB),
+        DELIVERIES: lambda _: bell.ring(OUTBOX),
+        CHANNEL: lambda _: queue.look(),
+    }
     task = asyncio.create_task(Listener(url, heard, missed=missed, told_time=told_time).run())
     waiting = asyncio.create_task(begun.wait())
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)

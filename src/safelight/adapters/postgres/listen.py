@@ -17,6 +17,9 @@ log = structlog.get_logger(__name__)
 EVENTS = "safelight_events"
 """The channel on which the trigger of the events table tells whose event it was."""
 
+DELIVERIES = "safelight_outbox"
+"""The channel on which the trigger of the outbox tells that there is something to deliver."""
+
 _RECONNECT_S = 0.2
 _PING_EVERY_S = 10.0
 _PING_TIMEOUT_S = 5.0

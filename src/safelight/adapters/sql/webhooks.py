@@ -70,8 +70,8 @@ QUEUE_RANGE = (
     " WHERE endpoint_id = $1 AND created_at >= $2 AND created_at < $3 AND due_at IS NULL"
 )
 DUE = (
-    "SELECT id, due, max_concurrent_deliveries, consecutive_failures FROM (SELECT id, max_concurrent_deliveries,"
-    " consecutive_failures, (SELECT min(due_at) FROM webhook_deliveries d"
+    "SELECT id, due, max_concurrent_deliveries, attempt_timeout_seconds, consecutive_failures FROM"
+    " (SELECT id, max_concurrent_deliveries, attempt_timeout_seconds, consecutive_failures, (SELECT min(due_at) FROM webhook_deliveries d"
     " WHERE d.endpoint_id = e.id AND d.due_at IS NOT NULL) AS due"
     " FROM webhook_endpoints e WHERE disabled = 0 AND paused_at IS NULL) AS owed WHERE due IS NOT NULL ORDER BY due"
 )
@@ -229,15 +229,7 @@ class SqlWebhookStore:
 
     async def due(self) -> Sequence[DueEndpoint]:
         """See `WebhookStore.due`."""
-        return [
-            DueEndpoint(
-                id=EndpointId(row[0]),
-                due_at=from_micros(row[1]),
-                most_at_once=DeliveryLimits(max_concurrent_deliveries=row[2]).settled().max_concurrent_deliveries,
-                failing=row[3] > 0,
-            )
-            for row in await self._database.read(lambda own: own.fetch(DUE))
-        ]
+        return [_due(row) for row in await self._database.read(lambda own: own.fetch(DUE))]
 
     async def claim(
         self, endpoint_id: EndpointId, *, limit: int, now: datetime, until: datetime, lease: str
@@ -409,6 +401,18 @@ def _settings(row: Row, headers: Mapping[str, str]) -> EndpointSettings:
             max_concurrent_deliveries=row[13],
             max_response_payload_kbs=row[14],
         ),
+    )
+
+
+def _due(row: Row) -> DueEndpoint:
+    """Read a row of `DUE`."""
+    limits = DeliveryLimits(max_concurrent_deliveries=row[2], attempt_timeout_seconds=row[3])
+    return DueEndpoint(
+        id=EndpointId(row[0]),
+        due_at=from_micros(row[1]),
+        most_at_once=limits.settled().max_concurrent_deliveries,
+        lease=limits.lease,
+        failing=row[4] > 0,
     )
 
 
