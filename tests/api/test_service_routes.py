@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
+import re
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from safelight.api.docs import openapi_document
 from safelight.domain.caller import ANYBODY
+from safelight.domain.ids import BlobKey
 from tests.api.client import KINDS, SMALL, Client, parts_of
 from tests.api.serving import ServedGateway
 
@@ -62,7 +65,7 @@ async def test_unknown_route(client: Client, method: str, path: str) -> None:
 
 @pytest.mark.parametrize(("path", "allowed"), OPERATIONS, ids=[path for path, _ in OPERATIONS])
 async def test_other_methods_are_refused_by_name(client: Client, path: str, allowed: set[str]) -> None:
-    concrete = path.format(job_id="0c4f3f0e-6f0a-4b7e-9a51-0d6c3a1f2b44", name="a.png", asset="docs.js")
+    concrete = re.sub(r"\{[a-z_]+\}", "0c4f3f0e-6f0a-4b7e-9a51-0d6c3a1f2b44", path)
     for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - allowed:
         reply = await client.ask(method, concrete)
 
@@ -334,8 +337,11 @@ async def test_extension_is_only_for_show(client: Client, link: str) -> None:
     assert reply.headers["content-disposition"].endswith('.png"')
 
 
-async def test_signed_link_shows_only_what_a_job_made(own_client: Client, own: ServedGateway) -> None:
-    """An input image is not given out, though it lies in the same store: even with a signature of ours."""
+async def test_signed_link_shows_what_a_job_was_given_and_made_and_nothing_else(
+    own_client: Client, own: ServedGateway
+) -> None:
+    """Another job's image is not given out, though it lies in the same store: even with a signature of ours."""
+    other = await own_client.run()
     job = await own_client.run("edits", parts_of("edits", response_format="url"))
     expires_at = datetime.fromisoformat(job["expires_at"])
     stored = await asyncio.to_thread(own.call, lambda: own.gateway.read.job(job["id"], ANYBODY))
@@ -344,9 +350,12 @@ async def test_signed_link_shows_only_what_a_job_made(own_client: Client, own: S
     [output] = stored.result.production.outputs
 
     shown = links.url(output.image, expires_at=expires_at, base_url="")
-    hidden = links.url(stored.request.images[0].image, expires_at=expires_at, base_url="")
+    given = links.url(stored.request.images[0].image, expires_at=expires_at, base_url="")
+    strange = replace(output.image, blob=BlobKey(output.image.blob.replace(job["id"], other["id"])))
+    hidden = links.url(strange, expires_at=expires_at, base_url="")
 
     assert (await own_client.get(shown)).status == 200
+    assert (await own_client.get(given)).status == 200
     (await own_client.get(hidden)).error(404, GONE)
 
 

@@ -9,7 +9,7 @@ from email.mime.multipart import MIMEMultipart
 
 import aiohttp
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from urllib3.filepost import encode_multipart_formdata
 
@@ -101,6 +101,7 @@ def test_reads_what_urllib3_writes(parts: list[tuple[str, str | tuple[str, bytes
 @given(data=TRICKY, cuts=st.lists(st.integers(0, 400), max_size=20))
 def test_data_that_looks_like_boundaries(data: bytes, cuts: list[int]) -> None:
     parts: list[tuple[str, tuple[str, bytes]]] = [("image", ("a", data)), ("mask", ("b", b"\r\n" + data))]
+    assume(b"\r\n--XYZ-XYZ" not in b"\r\n" + data)  # no client would choose this boundary then
     body, content_type = encode_multipart_formdata(parts, boundary="XYZ-XYZ")
     form = asyncio.run(read(*split(body, cuts), content_type=content_type))
     assert [bytes(file.sink.data) for file in form.files] == [data, b"\r\n" + data]

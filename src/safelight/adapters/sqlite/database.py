@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from safelight.adapters.sql.database import Row, Work
 from safelight.adapters.sqlite.connection import Reader, Writer, open_connection, translated
 from safelight.adapters.sqlite.migrate import migrate
+from safelight.domain.errors import StorageError
 
 T = TypeVar("T")
 
@@ -77,6 +78,7 @@ class SqliteDatabase:
         self._writer = Writer(path)
         self._reader = Reader(path)
         self._lookup = open_connection(path, writes=False, busy_timeout_s=0)  # the event loop must not wait
+        self._closed = False
 
     async def write(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
         """See `Database.write`."""
@@ -88,6 +90,8 @@ class SqliteDatabase:
 
     async def look_up(self, work: Work[T]) -> T:
         """See `Database.look_up`."""
+        if self._closed:
+            raise StorageError("the storage is closed")
         try:
             return _done(work)(self._lookup)
         except sqlite3.Error as error:
@@ -95,6 +99,7 @@ class SqliteDatabase:
 
     async def close(self) -> None:
         """See `Database.close`."""
+        self._closed = True
         await self._reader.close()
         await self._writer.close()
         self._lookup.close()
