@@ -6,6 +6,7 @@ import pytest
 
 from tests import postgres
 from tests.postgres import PostgresServer
+from tests.s3 import S3
 from tests.stores import ENGINES, Storage
 
 
@@ -22,6 +23,19 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of a fresh Postgres database with this release's schema."""
     with postgres_server.database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    with S3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3) -> S3:
+    """A real S3 API over HTTP, with an empty bucket."""
+    s3_server.forget()
+    return s3_server
 
 
 @pytest.fixture(params=ENGINES)

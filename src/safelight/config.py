@@ -96,7 +96,17 @@ class StorageSettings(_Section):
     connections: int = Field(
         10, gt=1, description="Most connections of one process to Postgres, besides the listening one."
     )
-    blob_url: None = _NOT_YET
+    blob_url: str | None = Field(
+        None,
+        description="Bucket for images: s3://…, gs://… or az://…, or a folder; without it, one in the data folder.",
+    )
+    blob_options: dict[str, str] = Field(
+        default_factory=dict,
+        description="What the bucket needs besides the vendor's usual variables, such as endpoint and region.",
+    )
+    blob_links: bool = Field(
+        True, description="Send those who fetch an image to the bucket, by a signed link, where it can make one."
+    )
 
     @property
     def shown_database_url(self) -> str | None:

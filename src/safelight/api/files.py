@@ -1,7 +1,6 @@
 """Images by signed link, with `ETag` and `Range` (RFC 9110, sections 13 and 14)."""
 
 import re
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -19,6 +18,8 @@ from safelight.domain.image import StoredImage
 
 _RANGE = re.compile(r"bytes=(?=.*[0-9])([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _EXPIRES = re.compile(r"[0-9]{1,18}")
+_DIRECT_S = 600.0
+_REUSE_S = 60
 _GONE = "file not found or expired"
 
 
@@ -42,13 +43,14 @@ async def _file(request: Request) -> Response:
     signature = request.query_params.get("signature", "")
     if not _EXPIRES.fullmatch(expires) or not services.links.valid(job_id, name, expires=expires, signature=signature):
         return json_response(error_body(message="the link is not signed by this gateway", status=403), 403)
-    if int(expires) <= int(time.time()):
+    left_s = int(expires) - int(services.read.clock.now().timestamp())
+    if left_s <= 0:
         raise NotFound(_GONE)
     image = await services.read.image(job_id, name)
     headers = {
         "ETag": f'"{image.sha256}"',
         "Accept-Ranges": "bytes",
-        "Cache-Control": f"private, max-age={max(0, int(expires) - int(time.time()))}, immutable",
+        "Cache-Control": f"private, max-age={left_s}, immutable",
         "Content-Disposition": f'inline; filename="{name}.{EXTENSIONS[image.content_type]}"',
         "X-Content-Type-Options": "nosniff",
     }
@@ -57,7 +59,23 @@ async def _file(request: Request) -> Response:
     if request.method == "HEAD":
         length = {"Content-Length": str(image.size_bytes)}
         return Response(None, 200, {**headers, **length}, image.content_type)
+    if (direct := await _direct(request, image, left_s)) is not None:
+        return direct
     return await _bytes(request, image, headers)
+
+
+async def _direct(request: Request, image: StoredImage, left_s: int) -> Response | None:
+    """Send whoever asks to the store itself, where it can sign.
+
+    Our own link lives as long as the job, a store's at most a week, and not longer than the credentials that made it;
+    so each gets a fresh one, which needs to last for this one fetch. Pages of ours show images of ours alone.
+    """
+    if request.headers.get("sec-fetch-site") == "same-origin":
+        return None
+    link = await services_of(request).blobs.link(image.blob, lifetime_s=min(left_s, _DIRECT_S))
+    if link is None:
+        return None
+    return Response(status_code=307, headers={"Location": link, "Cache-Control": f"private, max-age={_REUSE_S}"})
 
 
 async def _bytes(request: Request, image: StoredImage, headers: dict[str, str]) -> Response:

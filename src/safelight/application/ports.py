@@ -323,6 +323,10 @@ class BlobStore(Protocol):
         """Stream bytes `start` to `end` (exclusive); raises `NotFound` when there is no such blob."""
         ...
 
+    async def link(self, key: BlobKey, *, lifetime_s: float) -> str | None:
+        """An address at which anybody can fetch a blob for so long; `None` where the store has none to give."""
+        ...
+
     async def delete(self, keys: Sequence[BlobKey]) -> None:
         """Remove blobs; those that are gone already are no fault."""
         ...

@@ -23,6 +23,7 @@ DatabaseUrl = Annotated[
         help="Postgres that several processes share. Others can see it here: better SAFELIGHT_STORAGE__DATABASE_URL."
     ),
 ]
+BlobUrl = Annotated[str | None, typer.Option(help="Bucket for the images: s3://…, gs://… or az://…, or a folder.")]
 Url = Annotated[
     str | None,
     typer.Option(

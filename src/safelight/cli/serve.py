@@ -20,6 +20,7 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", "-p", help="Port to listen on; 0 takes a free one.")] = None,
     data_dir: options.DataDir = None,
     database_url: options.DatabaseUrl = None,
+    blob_url: options.BlobUrl = None,
     role: Annotated[Role | None, typer.Option(help="What this process of several does.")] = None,
     log_format: Annotated[
         Literal["console", "json"] | None, typer.Option(help="For reading, or one JSON object a line.")
@@ -39,7 +40,7 @@ def serve(
             return options.settings(
                 config,
                 data_dir=data_dir,
-                storage={"database_url": database_url},
+                storage={"database_url": database_url, "blob_url": blob_url},
                 server={"host": host, "port": port, "role": role},
                 log={"format": log_format, "level": log_level},
             )

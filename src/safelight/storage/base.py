@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from safelight.adapters.bell import LocalBell
+from safelight.adapters.blobs.cloud import CloudBlobStore
 from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.sql.database import Database
 from safelight.adapters.sql.jobs import SqlJobStore
@@ -31,7 +32,7 @@ class Storage:
     database: Database
     jobs: SqlJobStore
     queue: WorkQueue
-    blobs: LocalBlobStore
+    blobs: LocalBlobStore | CloudBlobStore
     bell: LocalBell
     clock: Clock
     encryption_keys: tuple[str, ...]

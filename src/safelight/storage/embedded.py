@@ -3,7 +3,6 @@
 from contextlib import ExitStack, closing
 
 from safelight.adapters.bell import LocalBell
-from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.clock import SystemClock
 from safelight.adapters.data_dir import acquire
 from safelight.adapters.sql.jobs import SqlJobStore
@@ -15,6 +14,7 @@ from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.adapters.sqlite.recent import RecentJobs
 from safelight.config import Settings
 from safelight.storage.base import Lanes, Storage
+from safelight.storage.images import open_blobs
 
 _UNKNOWN_LANE_SLOTS = 16
 
@@ -26,7 +26,7 @@ def open_embedded(settings: Settings, lanes: Lanes, *, address: str | None, time
         stack.callback(data_dir.release)
         keys = settings.auth.encryption_keys or (data_dir.encryption_key(),)
         database = TimedDatabase(SqliteDatabase(data_dir.database), timed)
-        blobs = LocalBlobStore(data_dir.blobs)
+        blobs = open_blobs(settings.storage)
         bell, clock = LocalBell(), SystemClock()
         jobs = SqlJobStore(database, memory=RecentJobs(), ring=bell.ring)
         queue = SqliteQueue(

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 import structlog
 
 from safelight.adapters.bell import LocalBell
-from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.postgres.clock import DatabaseClock
 from safelight.adapters.postgres.database import PostgresDatabase
 from safelight.adapters.postgres.listen import DELIVERIES, EVENTS, Listener
@@ -23,6 +22,7 @@ from safelight.application.ports import EVERY_JOB, OUTBOX
 from safelight.config import Settings
 from safelight.domain.errors import ConfigurationError
 from safelight.storage.base import Lanes, Storage
+from safelight.storage.images import open_blobs
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ async def open_shared(settings: Settings, lanes: Lanes, *, timed: Timed) -> Stor
     async with AsyncExitStack() as stack:
         database = await PostgresDatabase.open(url, connections=settings.storage.connections)
         stack.push_async_callback(database.close)
-        blobs = LocalBlobStore(settings.storage.data_dir / "blobs")
+        blobs = open_blobs(settings.storage)
         stack.push_async_callback(blobs.close)
         bell, clock = LocalBell(), DatabaseClock()
         queue = PostgresQueue(
