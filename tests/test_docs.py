@@ -25,7 +25,7 @@ from safelight.adapters.providers._registry import load_providers
 from safelight.cli.app import app
 from safelight.domain.errors import ProviderError, UnsupportedFeature
 from safelight.wiring import provider_settings
-from tests import models_page, settings_page
+from tests import models_page, providers_matrix, settings_page
 from tests.acceptance.processes import COMMAND, WAIT_S, Gateway, environment, gateway
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +65,12 @@ class TestGeneratedPages:
         assert (DOCS / "models.md").read_text(encoding="utf-8") == await models_page.page(), (
             "run `python -m tests.models_page > docs/models.md`"
         )
+
+    @pytest.mark.parametrize("name", load_providers())
+    async def test_a_provider_does_what_its_rows_say(self, name: str) -> None:
+        section = providers_matrix.written((DOCS / "providers.md").read_text(encoding="utf-8"))[1]
+        for row in await providers_matrix.rows(load_providers()[name]):
+            assert row in section, "run `python -m tests.providers_matrix`"
 
     def test_settings_are_those_that_there_are(self) -> None:
         assert (DOCS / "settings.md").read_text(encoding="utf-8") == settings_page.page(), (

@@ -61,6 +61,8 @@ class OpenAICompatible(BaseProvider):
         """Generate, edit, or vary; a variation is an edit with a neutral prompt where the server has no other."""
         if refusal := self._profile.refusal(call.request):
             raise refusal
+        if call.request.partial_images:
+            raise UnsupportedFeature(f"{self._profile.label} is not asked for previews", param="partial_images")
         route = self._profile.route(call.request)
         if route is None:
             raise UnsupportedFeature(f"{self._profile.label} has no such call", param="model")
