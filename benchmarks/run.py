@@ -19,7 +19,8 @@ import msgspec
 
 from benchmarks import measures
 from benchmarks.measures import Figures
-from benchmarks.subjects import SUBJECTS, StartError, UpstreamProcess, upstream_process
+from benchmarks.subjects import DATABASE_URL, SUBJECTS, StartError, UpstreamProcess, upstream_process
+from tests.postgres import OwnServer
 
 SLOW_NEW_FILE_US = 200
 GET_FLAGS, SET_FLAGS, TOP_DIRECTORY = 0x80086601, 0x40086602, 0x00020000  # ioctl_iflags(2), `chattr +T`
@@ -134,6 +135,8 @@ def main() -> int:
         spread(directory)
         about = machine(directory)
         upstream = stack.enter_context(upstream_process(directory))
+        if any("postgres" in name for name in options.subjects) and DATABASE_URL not in os.environ:
+            os.environ[DATABASE_URL] = stack.enter_context(OwnServer(settings=())).url
         try:
             result = {"machine": about, **report(options, upstream, directory)}
         except StartError as error:

@@ -1,5 +1,6 @@
 """What is measured, and how it is started: each gateway is its own process group with a fresh data directory."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -12,9 +13,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import yaml
+
+from tests.postgres import execute
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 30
@@ -41,21 +45,59 @@ def _floor(port: int, upstream: str, directory: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.floor", *options]
 
 
-def _safelight(port: int, upstream: str, directory: Path) -> list[str]:
+def _settings(port: int, upstream: str, directory: Path, **storage: str) -> Path:
     settings = {
         "server": {"host": "127.0.0.1", "port": port},
-        "storage": {"data_dir": str(directory / "data")},
+        "storage": {"data_dir": str(directory / "data"), **storage},
         "providers": {"bench": {"type": "openai_compatible", "base_url": upstream, "concurrency": 256}},
     }
     path = directory / "safelight.yaml"
     path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def _safelight(port: int, upstream: str, directory: Path) -> list[str]:
+    path = _settings(port, upstream, directory)
     return [sys.executable, "-m", "safelight.cli", "serve", "--config", str(path)]
 
 
+def _fresh_database() -> str:
+    """Make a database on the server of the report; it goes with the server."""
+    server = os.environ[DATABASE_URL]
+    name = f"bench_{time.monotonic_ns()}"
+    asyncio.run(execute(server, f"CREATE DATABASE {name}"))
+    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+
+
+def _floor_postgres(port: int, upstream: str, directory: Path) -> list[str]:
+    options = ["--port", str(port), "--upstream", upstream, "--data-dir", str(directory)]
+    return [sys.executable, "-m", "benchmarks.floor_postgres", "--database-url", _fresh_database(), *options]
+
+
+def _safelight_postgres(port: int, upstream: str, directory: Path) -> list[str]:
+    path = _settings(port, upstream, directory, database_url=_fresh_database())
+    return [sys.executable, "-m", "safelight.cli", "serve", "--config", str(path)]
+
+
+def _workers(count: int) -> Command:
+    def command(port: int, upstream: str, directory: Path) -> list[str]:
+        path = _settings(port, upstream, directory, database_url=_fresh_database())
+        return [sys.executable, "-m", "benchmarks.cluster", str(path), str(count)]
+
+    return command
+
+
+DATABASE_URL = "BENCH_DATABASE_URL"
 SUBJECTS: Mapping[str, Command] = {
     "floor": _floor,
     "safelight": _safelight,
+    "floor-postgres": _floor_postgres,
+    "safelight-postgres": _safelight_postgres,
+    "safelight-postgres-1": _workers(1),
+    "safelight-postgres-2": _workers(2),
+    "safelight-postgres-4": _workers(4),
 }
+"""The last three are one API with so many workers; the others are one process."""
 
 
 def free_port() -> int:

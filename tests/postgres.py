@@ -6,7 +6,7 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -64,12 +64,12 @@ class PostgresServer:
 class OwnServer(PostgresServer):
     """A server of the bundled Postgres, in a folder of its own: it can be stopped, killed and started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, settings: Sequence[str] = _FAST) -> None:
         # Not pytest's folder: Postgres does not run as root, and may not look into that.
         self._folder = tempfile.TemporaryDirectory(prefix="safelight-postgres-")
         Path(self._folder.name).chmod(0o755)
         self._server = get_server(Path(self._folder.name) / "data")
-        for setting in _FAST:
+        for setting in settings:
             self._server.psql(f"ALTER SYSTEM SET {setting};")
         super().__init__(self._server.get_uri())
         self.end(signal.SIGINT)

@@ -6,10 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.gateway import END_S, POLL_S, Gateway
+from tests.acceptance.gateway import POLL_S, Gateway
 from tests.postgres import fetch
 
 LEASE_S = 5.0
+END_S = 90.0
 
 
 class Cluster:
