@@ -8,7 +8,6 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModel.
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -24,15 +23,13 @@ from safelight.adapters.providers._aws_auth import (
     given_credentials,
     require_botocore,
 )
-from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule
+from safelight.adapters.providers._base import Entry, ProviderModule
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import given, prompt_of, via_of
-from safelight.adapters.providers._ratios import asked_ratio, nearest_ratio
-from safelight.adapters.providers._rules import edits_need_prompt
-from safelight.adapters.providers._stability_facts import LARGEST_SEED, RATIOS, STYLES
+from safelight.adapters.providers._stability_services import ServiceWire, StabilityServices, cost_micros_of, ratio_of
 from safelight.application.ports import Call, Finished, ProviderKey
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
@@ -46,8 +43,7 @@ from safelight.domain.errors import (
     ProviderUncertain,
     UnsupportedFeature,
 )
-from safelight.domain.image import ImageRequest, Operation
-from safelight.domain.money import MICROS_PER_UNIT
+from safelight.domain.image import ImageRequest
 
 _REGION = "us-west-2"
 """The only one that has every model."""
@@ -140,15 +136,7 @@ _WITH_KEY = Dialect(errors=_ERRORS, request_id_headers=_REQUEST_IDS)
 _WITH_SIGNATURE = Dialect(authorise=_unsigned, errors=_ERRORS, request_id_headers=_REQUEST_IDS)
 
 
-class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The catalogue's `wire` table, explained there."""
-
-    images: tuple[str, ...] = ()
-    mask: bool = False
-    prompt: bool = True
-    needs_prompt: bool = True
-    edit: str | None = None
-    edits: dict[str, str] = {}
+class _Wire(ServiceWire, frozen=True, forbid_unknown_fields=True, kw_only=True):
     redraws: bool = False
 
 
@@ -174,16 +162,12 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far an edit without a mask, or a variation, may leave its source: 0 not at all, 1 altogether."""
 
 
-class Bedrock(BaseProvider):
+class Bedrock(StabilityServices[_Wire]):
     """Answers at once, with base64; there is no handle and no idempotency token, so a lost answer stays unknown."""
-
-    max_n = 1
 
     def __init__(self, entry: Entry[Options]) -> None:
         """Learn the models. Raises `ConfigurationError`."""
-        specs = [replace(spec, rules=(partial(self._refusal, spec.name),)) for spec in load_catalogue("bedrock")]
-        super().__init__(entry.settings, specs)
-        self._wires = {spec.name: _wire(spec) for spec in self.specs}
+        super().__init__(entry.settings, load_catalogue("bedrock"), wire=_Wire, guess=_guess)
         self._options = entry.options
         _check(entry.options)
         entry = replace(entry, settings=replace(entry.settings, base_url=_address(entry)))
@@ -198,8 +182,8 @@ class Bedrock(BaseProvider):
 
     async def submit(self, call: Call) -> Finished:
         """Have a model draw, or a service edit. A variation is an image-to-image drawing with a neutral prompt."""
-        service, wire = self._service(call.model, call.request)
-        if misfit := _misfit(wire, call.request):
+        service, wire = self.service(call.model, call.request)
+        if misfit := self.misfit(wire, call.request):
             raise misfit
         pictures = SignedPictures(call.workspace)
         fields = await self._fields(call, wire, pictures)
@@ -208,7 +192,7 @@ class Bedrock(BaseProvider):
             pictures=(await answer.picture(_picture(answer)),),
             model=self._id(service),
             output_format=call.request.output_format,
-            cost_micros=None if service == call.model else _cost_micros(self.spec(service)),
+            cost_micros=None if service == call.model else cost_micros_of(self.spec(service)),
             via=via_of(call.request),
         )
 
@@ -240,24 +224,17 @@ class Bedrock(BaseProvider):
         spec = self.spec(model)
         return spec.name if spec and model in spec.aliases else model
 
-    def _service(self, model: str, request: ImageRequest) -> tuple[str, _Wire]:
-        """Find who does the work: the models that generate leave some kinds of edit to services of their own."""
-        spec = self.spec(model)
-        wire = self._wires[spec.name] if spec else _guess(model)
-        other = self.spec(wire.edits.get(_kind_of_edit(request) or "", ""))
-        return (other.name, self._wires[other.name]) if other else (model, wire)
+    def misfit(self, wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
+        """See `StabilityServices.misfit`; a body has its limit here."""
+        if _base64_bytes(request) > _LARGEST_BODY_BYTES - _ROOM_FOR_FIELDS_BYTES:
+            return UnsupportedFeature("Bedrock takes input images of about 18 MB in all", param="image")
+        return super().misfit(wire, request)
 
-    def _refusal(self, model: str, request: ImageRequest) -> UnsupportedFeature | None:
-        """Why a known model has no place for a request, or `None`."""
-        service, wire = self._service(model, request)
-        other = self.spec(service) if service != model else None
-        if other is None:
-            return _misfit(wire, request) or _limit(wire, request)
-        try:
-            other.check(request)
-        except UnsupportedFeature as exc:
-            return exc
-        return None
+    def limit(self, wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
+        """See `StabilityServices.limit`."""
+        if any(source.image.content_type not in _TAKEN_IMAGES for source in request.images):
+            return UnsupportedFeature("this model takes input images as PNG, JPEG or WebP", param="image")
+        return super().limit(wire, request)
 
     async def _fields(self, call: Call, wire: _Wire, pictures: SignedPictures) -> dict[str, Any]:
         """Name the fields as Stability does on Bedrock; one that does not exist there is refused."""
@@ -270,7 +247,7 @@ class Bedrock(BaseProvider):
             fields |= given(request, _UNKNOWN)
         if request.style is not None:
             fields["style_preset"] = request.style
-        if (ratio := _ratio(request)) is not None:
+        if (ratio := ratio_of(request)) is not None:
             fields["aspect_ratio"] = ratio
         if request.images and wire.redraws:
             fields |= {"mode": "image-to-image", "strength": self._options.strength}
@@ -322,81 +299,14 @@ def _to_sign(request: ImageRequest) -> dict[str, str]:
     return {**theirs, "Content-Type": "application/json", "Accept": "application/json"}
 
 
-def _wire(spec: ModelSpec) -> _Wire:
-    if not spec.wire:
-        return _guess(spec.name)
-    try:
-        return msgspec.convert(spec.wire, _Wire)
-    except msgspec.ValidationError as exc:
-        raise ConfigurationError(f"model {spec.name}: wire: {exc}") from exc
-
-
 def _guess(model: str) -> _Wire:
     """Take an unknown model for one more of Stability's."""
-    return _Wire(images=("image",), mask=True, redraws="stability.sd" in model)
-
-
-def _kind_of_edit(request: ImageRequest) -> str | None:
-    if request.operation is not Operation.EDIT:
-        return None
-    return request.edit_type or ("inpainting" if request.mask is not None else None)
-
-
-def _misfit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
-    """Why a request could not even be written down, or `None`."""
-    if request.images and not wire.images:
-        kinds = ", ".join(wire.edits)
-        return UnsupportedFeature(f"this model edits inside a mask, or by a type of {kinds}, alone", param="mask")
-    if len(request.images) > len(wire.images):
-        return UnsupportedFeature(f"this model takes at most {len(wire.images)} images", param="image")
-    if request.mask is not None and not wire.mask:
-        return UnsupportedFeature("this model takes no mask", param="mask")
-    if request.prompt and not wire.prompt:
-        return UnsupportedFeature("this model takes no prompt", param="prompt")
-    if request.edit_type not in {None, wire.edit}:
-        return UnsupportedFeature(f"this model has no edit of type {request.edit_type!r}", param="type")
-    if _base64_bytes(request) > _LARGEST_BODY_BYTES - _ROOM_FOR_FIELDS_BYTES:
-        return UnsupportedFeature("Bedrock takes input images of about 18 MB in all", param="image")
-    return None
+    redraws = "stability.sd" in model
+    return _Wire(images=("image",), mask=True, redraws=redraws, ratio_of_image=redraws)
 
 
 def _base64_bytes(request: ImageRequest) -> int:
     return sum((source.image.size_bytes + 2) // 3 * 4 for source in request.images)
-
-
-def _limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
-    """Which value a known model would not take, or `None`."""
-    if any(source.image.content_type not in _TAKEN_IMAGES for source in request.images):
-        return UnsupportedFeature("this model takes input images as PNG, JPEG or WebP", param="image")
-    if request.seed is not None and not 1 <= request.seed <= LARGEST_SEED:
-        return UnsupportedFeature(f"seed must be 1 to {LARGEST_SEED}; 0 would mean any", param="seed")
-    if request.style is not None and request.style not in STYLES:
-        return UnsupportedFeature(f"style must be one of {', '.join(sorted(STYLES))}", param="style")
-    return _ratio_limit(wire, request) or (edits_need_prompt(request) if wire.prompt and wire.needs_prompt else None)
-
-
-def _ratio_limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
-    ratio = _ratio(request)
-    if ratio is None and request.size not in {None, "auto"}:
-        return UnsupportedFeature(f"this model cannot draw size {request.size!r}", param="size")
-    if ratio is not None and ratio not in RATIOS:
-        return UnsupportedFeature(f"expected an aspect ratio of {', '.join(RATIOS)}", param="size")
-    if ratio is not None and request.images and wire.redraws:
-        param = "aspect_ratio" if request.aspect_ratio else "size"
-        return UnsupportedFeature("an edit has the aspect ratio of its image", param=param)
-    return None
-
-
-def _ratio(request: ImageRequest) -> str | None:
-    """The asked ratio; a size in pixels becomes the nearest, for nothing here draws to the pixel."""
-    size = request.pixel_size
-    return asked_ratio(request) or (nearest_ratio(size, RATIOS) if size else None)
-
-
-def _cost_micros(spec: ModelSpec | None) -> int | None:
-    """What another model than the asked one costs: the engine knows the price of the asked one alone."""
-    rows = spec.price.per_image if spec and spec.price else ()
-    return int(rows[0].usd * MICROS_PER_UNIT) if rows else None
 
 
 def _check(options: Options) -> None:

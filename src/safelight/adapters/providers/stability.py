@@ -6,8 +6,6 @@ Source: https://platform.stability.ai/docs/api-reference, read 2026-11-23.
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -16,7 +14,7 @@ import msgspec
 import structlog
 
 from safelight.adapters.providers._answer import Answer
-from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModule
+from safelight.adapters.providers._base import Entry, ProviderModule
 from safelight.adapters.providers._body import Body, HeldPart, Part, form_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint
@@ -24,23 +22,17 @@ from safelight.adapters.providers._handles import ended, telling_ends
 from safelight.adapters.providers._http import Dialect
 from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import given, prompt_of, via_of
-from safelight.adapters.providers._ratios import asked_ratio, nearest_ratio
-from safelight.adapters.providers._rules import edits_need_prompt
-from safelight.adapters.providers._stability_facts import LARGEST_SEED, RATIOS, STYLES
+from safelight.adapters.providers._stability_services import ServiceWire, StabilityServices, cost_micros_of, ratio_of
 from safelight.application.ports import Accepted, Call, Failed, Finished, Running
-from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (
-    ConfigurationError,
     ProviderAuthError,
     ProviderBusy,
     ProviderError,
     ProviderProtocolError,
     ProviderRejected,
     ProviderUncertain,
-    UnsupportedFeature,
 )
-from safelight.domain.image import ImageRequest, Operation
-from safelight.domain.money import MICROS_PER_UNIT
+from safelight.domain.image import ImageRequest
 
 log = structlog.get_logger(__name__)
 
@@ -90,20 +82,11 @@ _POLLS = Dialect(
 )
 
 
-class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The catalogue's `wire` table, explained there."""
-
+class _Wire(ServiceWire, frozen=True, forbid_unknown_fields=True, kw_only=True):
     path: str
-    prompt: str = "prompt"
-    needs_prompt: bool = True
-    images: tuple[str, ...] = ()
-    mask: bool = False
-    edit: str | None = None
-    edits: dict[str, str] = {}
     model: bool = False
     mode: bool = False
     strength: bool = False
-    ratio_of_image: bool = False
 
 
 class _Said(msgspec.Struct):
@@ -124,25 +107,20 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How this gateway is called in Stability's logs."""
 
 
-class Stability(BaseProvider):
+class Stability(StabilityServices[_Wire]):
     """Most services answer at once, with base64; some give a handle. There is no idempotency key and no cancel."""
-
-    max_n = 1
 
     def __init__(self, entry: Entry[Options]) -> None:
         """Learn the services."""
-        known = load_catalogue("stability")
-        specs = [replace(spec, rules=(partial(self._refusal, spec.name),)) for spec in known]
-        super().__init__(entry.settings, specs)
-        self._wires = {spec.name: _wire(spec) for spec in self.specs}
+        super().__init__(entry.settings, load_catalogue("stability"), wire=_Wire, guess=_guess)
         self._purchases = entry.http(_PURCHASES)
         self._polls = entry.http(_POLLS)
         self._options = entry.options
 
     async def submit(self, call: Call) -> Accepted | Finished:
         """Have a service work."""
-        _, wire = self._service(call.model, call.request)
-        if misfit := _misfit(wire, call.request):
+        _, wire = self.service(call.model, call.request)
+        if misfit := self.misfit(wire, call.request):
             raise misfit
         body = await self._body(call, wire)
         url = self._purchases.url(_SERVICES + quote(wire.path))
@@ -177,33 +155,14 @@ class Stability(BaseProvider):
             )
         if said.finish_reason not in {None, _SUCCESS} or not isinstance(said.image, str) or not said.image:
             raise answer.unreadable("Stability AI answered without a picture that is whole")
-        service, _ = self._service(call.model, call.request)
+        service, _ = self.service(call.model, call.request)
         return Finished(
             pictures=(await answer.picture(said.image),),
             model=service,
             output_format=call.request.output_format,
-            cost_micros=None if service == call.model else _cost_micros(self.spec(service)),
+            cost_micros=None if service == call.model else cost_micros_of(self.spec(service)),
             via=via_of(call.request),
         )
-
-    def _service(self, model: str, request: ImageRequest) -> tuple[str, _Wire]:
-        """Find who does the work: the models that make pictures leave some kinds of edit to services of their own."""
-        spec = self.spec(model)
-        wire = self._wires[spec.name] if spec else _guess(model)
-        other = self.spec(wire.edits.get(_kind_of_edit(request) or "", ""))
-        return (other.name, self._wires[other.name]) if other else (model, wire)
-
-    def _refusal(self, model: str, request: ImageRequest) -> UnsupportedFeature | None:
-        """Why a known service has no place for a request, or `None`."""
-        service, wire = self._service(model, request)
-        other = self.spec(service) if service != model else None
-        if other is None:
-            return _misfit(wire, request) or _limit(wire, request)
-        try:
-            other.check(request)
-        except UnsupportedFeature as exc:
-            return exc
-        return None
 
     async def _body(self, call: Call, wire: _Wire) -> Body:
         parts: list[Part | HeldPart] = [
@@ -225,7 +184,7 @@ class Stability(BaseProvider):
             fields |= given(request, _UNKNOWN)
         if request.style is not None:
             fields["style_preset"] = request.style
-        if (ratio := _ratio(request)) is not None:
+        if (ratio := ratio_of(request)) is not None:
             fields["aspect_ratio"] = ratio
         if request.images and wire.strength:
             fields["strength"] = self._options.strength
@@ -239,15 +198,6 @@ class Stability(BaseProvider):
         return {name: value for name, value in named.items() if value}
 
 
-def _wire(spec: ModelSpec) -> _Wire:
-    if not spec.wire:
-        return _guess(spec.name)
-    try:
-        return msgspec.convert(spec.wire, _Wire)
-    except msgspec.ValidationError as exc:
-        raise ConfigurationError(f"model {spec.name}: wire: {exc}") from exc
-
-
 def _guess(model: str) -> _Wire:
     """Take an unknown name for a path, for one more model of sd3, or for one that makes pictures."""
     if model.startswith("sd3"):
@@ -255,51 +205,6 @@ def _guess(model: str) -> _Wire:
     path = model if "/" in model else f"generate/{model.removeprefix('stable-image-')}"
     steps = [step for step in path.split("/") if step not in {"", ".", ".."}]
     return _Wire(path="/".join(steps), images=("image",), mask=True)
-
-
-def _kind_of_edit(request: ImageRequest) -> str | None:
-    if request.operation is not Operation.EDIT:
-        return None
-    return request.edit_type or ("inpainting" if request.mask is not None else None)
-
-
-def _misfit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
-    """Why a request could not even be written down for a service, or `None`."""
-    if request.images and not wire.images:
-        kinds = ", ".join(wire.edits)
-        return UnsupportedFeature(f"this model edits inside a mask, or by a type of {kinds}, alone", param="mask")
-    if len(request.images) > len(wire.images):
-        return UnsupportedFeature(f"this model takes at most {len(wire.images)} images", param="image")
-    if request.mask is not None and not wire.mask:
-        return UnsupportedFeature("this model takes no mask", param="mask")
-    if request.prompt and not wire.prompt:
-        return UnsupportedFeature("this model takes no prompt", param="prompt")
-    if request.edit_type not in {None, wire.edit}:
-        return UnsupportedFeature(f"this model has no edit of type {request.edit_type!r}", param="type")
-    return None
-
-
-def _limit(wire: _Wire, request: ImageRequest) -> UnsupportedFeature | None:
-    """Which value a known service would not take, or `None`."""
-    if request.seed is not None and not 1 <= request.seed <= LARGEST_SEED:
-        return UnsupportedFeature(f"seed must be 1 to {LARGEST_SEED}; 0 would mean any", param="seed")
-    if request.style is not None and request.style not in STYLES:
-        return UnsupportedFeature(f"style must be one of {', '.join(sorted(STYLES))}", param="style")
-    ratio = _ratio(request)
-    if ratio is None and request.size not in {None, "auto"}:
-        return UnsupportedFeature(f"this model cannot draw size {request.size!r}", param="size")
-    if ratio is not None and ratio not in RATIOS:
-        return UnsupportedFeature(f"expected an aspect ratio of {', '.join(RATIOS)}", param="size")
-    if ratio is not None and request.images and wire.ratio_of_image:
-        param = "aspect_ratio" if request.aspect_ratio else "size"
-        return UnsupportedFeature("an edit has the aspect ratio of its image", param=param)
-    return edits_need_prompt(request) if wire.prompt and wire.needs_prompt else None
-
-
-def _ratio(request: ImageRequest) -> str | None:
-    """The asked ratio; a size in pixels becomes the nearest, for no service draws to the pixel."""
-    size = request.pixel_size
-    return asked_ratio(request) or (nearest_ratio(size, RATIOS) if size else None)
 
 
 def _as_text(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -311,12 +216,6 @@ def _as_text(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield name, value
             case _:
                 yield name, msgspec.json.encode(value).decode()
-
-
-def _cost_micros(spec: ModelSpec | None) -> int | None:
-    """What another service than the asked one costs: the engine knows the price of the asked one alone."""
-    rows = spec.price.per_image if spec and spec.price else ()
-    return int(rows[0].usd * MICROS_PER_UNIT) if rows else None
 
 
 @contextmanager
