@@ -19,7 +19,7 @@ import pytest
 import typer
 from PIL import Image
 
-from safelight import config
+from safelight import client, config
 from safelight.adapters.providers._catalogue import extend, read_price
 from safelight.adapters.providers._registry import load_providers
 from safelight.cli.app import app
@@ -342,11 +342,18 @@ class TestReadme:
         assert json.loads(body)["status_code"] == 200
 
     def test_the_openai_client_gets_a_picture(self, running: Gateway) -> None:
-        (program,) = blocks(self.README, "python")
+        program, _ = blocks(self.README, "python")
         assert self.ADDRESS in program
         program = program.replace(self.ADDRESS, running.url)
         printed = self.run(sys.executable, "-c", program, cwd=running.data_dir.parent)
         assert self.is_picture(self.fetched(printed.strip()))
+
+    def test_our_own_client_gets_a_picture(self, running: Gateway, tmp_path: Path) -> None:
+        _, program = blocks(self.README, "python")
+        assert self.ADDRESS in program
+        told = self.run(sys.executable, "-c", program.replace(self.ADDRESS, running.url), cwd=tmp_path)
+        assert told.splitlines()[-2:] == ["completed", "kite.png"]
+        assert self.is_picture((tmp_path / "kite.png").read_bytes())
 
     def test_the_command_line_draws(self, tmp_path: Path) -> None:
         for command, _ in self.transcripts("generate"):
@@ -361,3 +368,41 @@ class TestReadme:
         asked_for = re.search(r"Then ask for `openai/([^`]+)`", self.README.read_text(encoding="utf-8"))
         assert asked_for
         assert f"| `{asked_for[1]}` " in section(DOCS / "models.md", "`openai`")
+
+
+class TestClientPage:
+    """Each program of the page runs as it stands, with another address."""
+
+    PAGE = DOCS / "client.md"
+    ADDRESS = TestReadme.ADDRESS
+
+    @pytest.mark.parametrize(
+        ("index", "printed"),
+        [
+            (0, r"[0-9a-f-]{36}\n"),
+            (1, r"(.*\n)*completed .*\nboats/.*-1\.png\nboats/.*-2\.png\nboats/.*-3\.png\n"),
+            (2, r"400 unsupported_feature size\nmoderation_blocked no False\n"),
+            (3, r"completed 20\n"),
+            (4, r"400\n"),
+        ],
+    )
+    def test_programs_run(self, running: Gateway, tmp_path: Path, index: int, printed: str) -> None:
+        program = blocks(self.PAGE, "python")[index].replace(self.ADDRESS, running.url)
+        told = TestReadme.run(sys.executable, "-c", program, cwd=tmp_path)
+        assert re.fullmatch(printed, told), told
+        if index == 0:
+            assert TestReadme.is_picture((tmp_path / "kite.png").read_bytes())
+        if index == 3:
+            assert len(list((tmp_path / "kites").glob("*.png"))) == 20
+
+    def test_all_programs_are_run(self) -> None:
+        assert len(blocks(self.PAGE, "python")) == 5
+
+    def test_every_error_is_explained(self) -> None:
+        told = prose(self.PAGE)
+        errors = [
+            name
+            for name in client.__all__
+            if isinstance(found := getattr(client, name), type) and issubclass(found, Exception)
+        ]
+        assert [name for name in errors if f"`{name}`" not in told] == []

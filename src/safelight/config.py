@@ -36,7 +36,7 @@ from safelight.domain.webhook import DEFAULTS, MOST, WebhookEvent
 _ENV_PREFIX = "env."
 _USUAL_SECRETS = {"admin_key": "SAFELIGHT_ADMIN_KEY", "encryption_key": "SAFELIGHT_ENCRYPTION_KEY"}
 """Members of `auth` with the variables that they are taken from where nothing is said of them."""
-_OTHER_VARIABLES = ("SAFELIGHT_CONFIG", "SAFELIGHT_URL", *_USUAL_SECRETS.values())
+_OTHER_VARIABLES = ("SAFELIGHT_CONFIG", "SAFELIGHT_URL", "SAFELIGHT_API_KEY", *_USUAL_SECRETS.values())
 _NOT_YET: Any = Field(default=None, description="Comes with a later release.")
 
 PeriodText = Annotated[str, AfterValidator(lambda text: Period(text=text).text)]
@@ -407,6 +407,11 @@ def settings_file(path: Path | None) -> Path | None:
 def usual_gateway() -> str | None:
     """The gateway that commands talk to when they are told nothing else: that of SAFELIGHT_URL."""
     return os.environ.get("SAFELIGHT_URL") or None
+
+
+def usual_api_key() -> str | None:
+    """The virtual key that commands show to a gateway: that of SAFELIGHT_API_KEY."""
+    return os.environ.get("SAFELIGHT_API_KEY") or None
 
 
 def _above(said: Mapping[str, Any]) -> type[Settings]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli import demo, doctor, images, jobs, migrate, serve, settings
+from safelight.cli import batch, demo, doctor, images, jobs, migrate, serve, settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +35,7 @@ app.command()(images.generate)
 app.command()(images.edit)
 app.command()(images.vary)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(batch.app, name="batch")
 app.command()(doctor.doctor)
 app.command()(migrate.migrate)
 app.command()(settings.settings)

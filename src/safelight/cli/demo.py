@@ -11,23 +11,23 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-import uvloop
 from PIL import Image, ImageDraw
 
-from safelight.cli.client import Body, GatewayClient, Order, Refused, connected, message_of
+from safelight.cli.connection import Order, connected
+from safelight.cli.errand import carried_out
 from safelight.cli.faults import ExitCode, explained, fail
 from safelight.cli.pictures import Destination, Saved
 from safelight.cli.tables import size
+from safelight.client import AsyncSafelight, SafelightError
 from safelight.domain.image import Operation
 
 _MODEL = "builtin/sketch"
 _SIZE = (1024, 768)
 _BALLOON_AREA = (640, 30, 980, 400)
 """Left, top, right, bottom, in pixels: where the edit may paint."""
-_POLL_S = 0.02
 _START_S = 30.0
 _STOP_S = 40.0
 _ADDRESS = re.compile(r"listens on (http\S+)")
@@ -52,8 +52,8 @@ def demo(
     """Draw, edit and vary a picture through a gateway of its own. Needs no key and no network."""
     with explained():
         try:
-            uvloop.run(_play(output))
-        except (DemoFailed, Refused) as error:
+            carried_out(_play(output))
+        except (DemoFailed, SafelightError) as error:
             raise fail(str(error), ExitCode.FAILED) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(ExitCode.INTERRUPTED) from error
@@ -143,9 +143,8 @@ def _scenes(output: Path, scratch: Path) -> tuple[Scene, ...]:
     )
 
 
-def _order(operation: Operation, *, image: Path | None = None, mask: Path | None = None, **fields: str | int) -> Order:
-    fields = {"model": _MODEL, "response_format": "url", **fields}
-    return Order(operation=operation, fields=fields, images=(image,) if image else (), mask=mask)
+def _order(operation: Operation, *, prompt: str = "", image: Path | None = None, **options: Any) -> Order:
+    return Order(operation=operation, model=_MODEL, prompt=prompt, options=options, images=(image,) if image else ())
 
 
 def _mask(path: Path) -> Path:
@@ -156,28 +155,16 @@ def _mask(path: Path) -> Path:
     return path
 
 
-async def _perform(client: GatewayClient, scene: Scene, output: Path) -> None:
-    prompt = scene.order.fields.get("prompt")
+async def _perform(client: AsyncSafelight, scene: Scene, output: Path) -> None:
+    prompt = scene.order.prompt
     typer.echo(f"\n{scene.title}{f': {prompt!r}' if prompt else ''}")
     start = time.monotonic()
-    job = await client.submit(scene.order)
-    seen: list[str] = []
-    while True:
-        if job["status"] not in seen:
-            seen.append(job["status"])
-            typer.echo(f"  {time.monotonic() - start:5.2f} s  {job['status']:<10}  {_remark(job, seen)}".rstrip())
-        if job["status"] in {"completed", "failed"}:
-            break
-        await asyncio.sleep(_POLL_S)
-        job = await client.job(scene.order.operation, job["id"])
-    if job["status"] == "failed":
-        raise DemoFailed(f"job {job['id']} failed: {message_of(job['error'])}")
+    job = await scene.order.submit(client)
+    typer.echo(f"  {time.monotonic() - start:5.2f} s  pending     job {job.id}")
+    await job.wait(on_update=lambda it: typer.echo(f"  {time.monotonic() - start:5.2f} s  {it.status}"))
+    job.raise_for_failure()
     saved = Saved(destination=Destination(folder=output, file=scene.file, force=True), title=scene.title)
-    await saved.fetch(client, job["id"], [picture["url"] for picture in job["result"]["data"]])
+    await saved.fetch(job)
     path = output / scene.file
     with Image.open(path) as picture:
         typer.echo(f"  -> {path}, {picture.width}x{picture.height} pixels, {size(path.stat().st_size)}")
-
-
-def _remark(job: Body, seen: list[str]) -> str:
-    return f"job {job['id']}" if len(seen) == 1 else ""

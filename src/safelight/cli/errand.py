@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import msgspec
 import typer
@@ -14,17 +16,17 @@ import uvloop
 from safelight import logs, server
 from safelight.adapters.data_dir import DataDirInUse
 from safelight.cli import options
-from safelight.cli.client import Body, GatewayClient, Order, Refused, connected, message_of
-from safelight.cli.faults import ExitCode, GatewayUnreachable, fail, note
+from safelight.cli.connection import PATIENCE_S, Order, connected
+from safelight.cli.faults import ExitCode, fail, note, unreachable
 from safelight.cli.pictures import Saved
+from safelight.cli.previews import show_previews
 from safelight.cli.progress import Progress
+from safelight.client import AsyncJob, AsyncSafelight, GatewayUnreachable, Refused, Unavailable
 from safelight.config import Settings
 from safelight.domain.image import Operation
 
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
-_PATIENCE_S = 30.0
-"""How long a gateway may be away, to be restarted or replaced, before we stop waiting for it."""
+T = TypeVar("T")
+_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +37,22 @@ class Place:
     settings: Settings | None
 
     @contextlib.asynccontextmanager
-    async def reach(self, errand: "Errand") -> AsyncIterator[GatewayClient]:
+    async def reach(self) -> AsyncIterator["Reached"]:
         """Talk to the gateway at the address; or to the one that holds the data folder; or start one within."""
         async with contextlib.AsyncExitStack() as stack:
-            yield await stack.enter_async_context(connected(self.url or await self._local(stack, errand)))
+            url, embedded = (self.url, False) if self.url else await self._local(stack)
+            client = await stack.enter_async_context(connected(url, ours=self.url is None))
+            yield Reached(client=client, embedded=embedded)
 
-    async def _local(self, stack: contextlib.AsyncExitStack, errand: "Errand") -> str:
+    async def _local(self, stack: contextlib.AsyncExitStack) -> tuple[str, bool]:
         assert self.settings is not None  # noqa: S101 - there is an address or there are settings
         try:
-            address = await stack.enter_async_context(
-                server.embedded(self.settings, waiting=_paid_call_out, made=_keys_made)
-            )
+            embedded = server.embedded(self.settings, waiting=_paid_call_out, made=_keys_made)
+            return await stack.enter_async_context(embedded), True
         except DataDirInUse as error:
             if error.holder is None or error.holder.address is None:
                 raise
-            errand.embedded = False
-            return error.holder.address
-        errand.embedded = True
-        return address
+            return error.holder.address, False
 
     @property
     def option(self) -> str:
@@ -62,6 +62,14 @@ class Place:
         default = Settings.model_fields["storage"].get_default().data_dir
         folder = self.settings.storage.data_dir
         return "" if folder == default else f" --data-dir {folder}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """A gateway that is talked to. `embedded`: it runs within this command, and ends with it."""
+
+    client: AsyncSafelight
+    embedded: bool
 
 
 def _paid_call_out(grace_s: float) -> None:
@@ -99,66 +107,65 @@ class Errand:
     saved: Saved
     order: Order | None = None
     job_id: str | None = None
+    previews: bool = False
     embedded: bool = False
-    ended: Body | None = None
+    key: str = field(default_factory=lambda: str(uuid4()))
+    """Makes the order one order, however often it is handed in."""
+    ended: AsyncJob | None = None
 
-    async def run(self) -> Body:
-        """Order, wait, fetch; returns the job as it ended. Raises `GatewayUnreachable`, `Refused`, `UsageError`.
+    async def run(self) -> AsyncJob:
+        """Order, wait, fetch; returns the job as it ended. Raises `SafelightError`, `UsageError`.
 
         A gateway that goes away is looked for again: the job is stored, so that whoever comes next goes on with it.
         """
         with Progress() as progress:
             while True:
                 try:
-                    async with self.place.reach(self) as client:
-                        return await self._run(client, progress)
-                except GatewayUnreachable as error:
-                    if not self._worth_waiting(error, progress):
+                    async with self.place.reach() as reached:
+                        self.embedded = reached.embedded
+                        return await self._run(reached.client, progress)
+                except GatewayUnreachable:
+                    # At an address the client has waited already. In a data folder we may be the next gateway.
+                    if self.place.url or progress.silent_s > PATIENCE_S:
                         raise
                     progress.lost()
-                    await asyncio.sleep(_LONGEST_PAUSE_S)
+                    await asyncio.sleep(_PAUSE_S)
 
-    def _worth_waiting(self, error: GatewayUnreachable, progress: Progress) -> bool:
-        """Never order twice; look again only where a gateway has answered before, or is about to start."""
-        in_doubt = self.job_id is None and error.sent
-        if in_doubt or (self.place.url and not progress.heard):
-            return False
-        return time.monotonic() - progress.heard_at < _PATIENCE_S
-
-    async def _run(self, client: GatewayClient, progress: Progress) -> Body:
-        if self.ended is None:
-            self.ended = await self._wait(client, progress)
-        links = [picture["url"] for picture in self.ended.get("result", {}).get("data", [])]
-        await self.saved.fetch(client, self.ended["id"], links)
-        return self.ended
-
-    async def _wait(self, client: GatewayClient, progress: Progress) -> Body:
+    async def _run(self, client: AsyncSafelight, progress: Progress) -> AsyncJob:
         job = await self._job(client)
-        pause_s = _FIRST_PAUSE_S
-        while job["status"] not in {"completed", "failed"}:
-            progress.show(job)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-            job = await client.job(Operation(job["meta"]["request_type"]), job["id"])
+        async with show_previews(job, progress) if self.previews else contextlib.nullcontext():
+            await self._wait(job, progress)
+        await self.saved.fetch(job)
         return job
 
-    async def _job(self, client: GatewayClient) -> Body:
-        """The job: ordered now, or long ago."""
-        if self.job_id is None:
-            assert self.order is not None  # noqa: S101 - there is an order or there is a job
-            job = await client.submit(await self._as_named(self.order, client))
-            self.job_id = job["id"]
-            note(f"Job {self.job_id} accepted{'' if self.embedded else f' by {client.url}'}")
-            return job
-        return await client.any_job(self.job_id)
+    async def _wait(self, job: AsyncJob, progress: Progress) -> None:
+        progress.show(job.state)
+        try:
+            await job.wait(on_update=lambda it: progress.show(it.state))
+        except asyncio.CancelledError:  # Ctrl-C
+            if not sys.stdin.isatty() or not await progress.asked(f"Cancel job {job.id}?"):
+                raise
+            _go_on()
+            await job.cancel()
+            await job.wait()
 
-    async def _as_named(self, order: Order, client: GatewayClient) -> Order:
+    async def _job(self, client: AsyncSafelight) -> AsyncJob:
+        """The job: ordered now, or long ago."""
+        if self.job_id is not None:
+            return await client.jobs.get(self.job_id)
+        assert self.order is not None  # noqa: S101 - there is an order or there is a job
+        job = await self.order.submit(client, **await self._as_named(self.order, client), idempotency_key=self.key)
+        self.job_id = job.id
+        note(f"Job {self.job_id} accepted{'' if self.embedded else f' by {client.url}'}")
+        return job
+
+    async def _as_named(self, order: Order, client: AsyncSafelight) -> dict[str, Any]:
         """Ask for the format that the output file's name promises, where the model is known to offer it."""
         wanted = self.saved.destination.format
-        if wanted is None or order.operation is Operation.VARIATION or "output_format" in order.fields:
-            return order
-        offered = wanted in await client.formats(order.fields["model"])
-        return replace(order, fields={**order.fields, "output_format": wanted}) if offered else order
+        if wanted is None or order.operation is Operation.VARIATION or "output_format" in order.options:
+            return {}
+        offered = next((model.safelight for model in await client.models() if model.id == order.model), {})
+        return {"output_format": wanted} if wanted in offered.get("formats", ()) else {}
 
     def farewell(self) -> str:
         """What becomes of the job when whoever waits for it leaves."""
@@ -183,34 +190,45 @@ class Errand:
         )
 
 
+def _go_on() -> None:
+    """Take an interrupt for answered."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - only tasks are cancelled
+    task.uncancel()
+
+
+def carried_out(errand: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, on the fast loop."""
+    return uvloop.run(errand)
+
+
 def finish(errand: Errand, *, as_json: bool) -> None:
     """Run an errand to its end and print what came of it; raises `typer.Exit` unless there are pictures."""
-    errand.saved.destination.prepare(errand.order.fields.get("n", 1) if errand.order else 1)
+    errand.saved.destination.prepare(int(errand.order.options.get("n", 1)) if errand.order else 1)
     try:
-        job = uvloop.run(errand.run())
+        job = carried_out(errand.run())
     except KeyboardInterrupt as error:
         note(errand.farewell())
         raise typer.Exit(ExitCode.INTERRUPTED) from error
-    except GatewayUnreachable as error:
+    except (GatewayUnreachable, Unavailable) as error:
         stored = f"\nJob {errand.job_id} was accepted and is stored. {errand.way_back}" if errand.job_id else ""
-        raise fail(f"{error}{stored}", ExitCode.UNREACHABLE) from error
+        raise fail(f"{unreachable(error)}{stored}", ExitCode.UNREACHABLE) from error
     except Refused as error:
         if as_json:
             print_json(error.body)
-        at_fault = errand.job_id is None and error.status < 500
-        message = f"the gateway refused: {message_of(error.body)}"
-        raise fail(message, ExitCode.USAGE if at_fault else ExitCode.FAILED) from error
-    if job["status"] == "failed":
+        at_fault = errand.job_id is None
+        raise fail(f"the gateway refused: {error}", ExitCode.USAGE if at_fault else ExitCode.FAILED) from error
+    if job.error is not None:
         if as_json:
-            print_json({"id": job["id"], **job["error"]})
-        raise fail(f"job {job['id']} failed: {message_of(job['error'])}", ExitCode.FAILED)
+            print_json({"id": job.id, **msgspec.to_builtins(job.error)})
+        raise fail(f"job {job.id} failed: {job.error}", ExitCode.FAILED)
     files = errand.saved.files
     if as_json:
-        print_json({**job, "files": files})
+        print_json({**msgspec.to_builtins(job.state), "files": files})
     else:
         typer.echo("\n".join(files))
 
 
-def print_json(body: Body) -> None:
+def print_json(body: Any) -> None:
     """Print one object, for scripts and for people."""
     typer.echo(msgspec.json.format(msgspec.json.encode(body)).decode())

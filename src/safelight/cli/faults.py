@@ -7,6 +7,7 @@ from enum import IntEnum
 import typer
 
 from safelight.adapters.data_dir import DataDirInUse
+from safelight.client import GatewayUnreachable, Refused, SafelightError, Unavailable
 from safelight.domain.errors import ConfigurationError, StorageError
 
 
@@ -27,15 +28,6 @@ class UsageError(Exception):
     """The command cannot be carried out as it was given."""
 
 
-class GatewayUnreachable(Exception):
-    """The gateway gives no answer, or none of its own. `sent`: it may have had the request all the same."""
-
-    def __init__(self, message: str, *, sent: bool) -> None:
-        """Say where it was looked for."""
-        super().__init__(message)
-        self.sent = sent
-
-
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Turn what people can mend into a message and an exit code. Anything else is our own fault and keeps its trace."""
@@ -45,8 +37,18 @@ def explained() -> Iterator[None]:
         raise fail(f"{error}: stop it, or choose another folder with --data-dir", ExitCode.USAGE) from error
     except (ConfigurationError, StorageError, UsageError) as error:
         raise fail(str(error), ExitCode.USAGE) from error
-    except GatewayUnreachable as error:
-        raise fail(str(error), ExitCode.UNREACHABLE) from error
+    except (GatewayUnreachable, Unavailable) as error:
+        raise fail(unreachable(error), ExitCode.UNREACHABLE) from error
+    except Refused as error:
+        raise fail(f"the gateway refused: {error}", ExitCode.FAILED) from error
+
+
+def unreachable(error: SafelightError) -> str:
+    """Say that no gateway answers, and what to do about it."""
+    if isinstance(error, Unavailable):
+        return f"the gateway cannot serve now: {error}"
+    remedy = ": start one with `safelight serve`, or give its address with --url"
+    return f"{error}{'' if getattr(error, 'sent', False) else remedy}"
 
 
 def fail(message: str, code: ExitCode) -> typer.Exit:

@@ -7,13 +7,14 @@ import msgspec
 import typer
 
 from safelight.cli import options
-from safelight.cli.client import Order
+from safelight.cli.connection import Order
 from safelight.cli.errand import Errand, finish, place
 from safelight.cli.faults import UsageError, explained
 from safelight.cli.pictures import Destination, Saved
+from safelight.cli.previews import can_show
 from safelight.domain.image import Operation
 
-_BY_DEFAULT = "builtin/sketch"
+BY_DEFAULT = "builtin/sketch"
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Provider and model.")]
 Size = Annotated[str | None, typer.Option(help="Such as 1024x768, or auto; the model's own choice otherwise.")]
@@ -28,6 +29,10 @@ Output = Annotated[
     typer.Option("--output", "-o", help="File or folder; otherwise here, named after the prompt and the job."),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files.")]
+Preview = Annotated[
+    bool | None,
+    typer.Option(help="Show the picture in the terminal as it comes; by default where the terminal has the colours."),
+]
 Images = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, help="PNG, JPEG or WebP.")]
 Mask = Annotated[
     Path | None,
@@ -37,7 +42,7 @@ Mask = Annotated[
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    model: Model = _BY_DEFAULT,
+    model: Model = BY_DEFAULT,
     size: Size = None,
     n: Count = 1,
     seed: Seed = None,
@@ -47,6 +52,7 @@ def generate(
     extra: Extra = None,
     output: Output = None,
     force: Force = False,
+    preview: Preview = None,
     url: options.Url = None,
     config: options.Config = None,
     data_dir: options.DataDir = None,
@@ -54,19 +60,18 @@ def generate(
 ) -> None:
     """Draw a picture from a prompt, and print where it is."""
     with explained():
-        fields = _fields(
-            model, n, fallback, prompt=prompt, size=size, seed=seed, quality=quality, output_format=output_format
-        )
-        order = Order(operation=Operation.GENERATION, fields=fields, extra=_extra(extra))
+        said = _options(n, fallback, extra, size=size, seed=seed, quality=quality, output_format=output_format)
+        order = Order(operation=Operation.GENERATION, model=model, prompt=prompt, options=said)
         saved = Saved(destination=Destination.of(output, force=force), title=prompt)
-        finish(Errand(place=place(url, config, data_dir), saved=saved, order=order), as_json=as_json)
+        shown = can_show() if preview is None else preview
+        finish(Errand(place=place(url, config, data_dir), saved=saved, order=order, previews=shown), as_json=as_json)
 
 
 def edit(
     images: Images,
     prompt: Annotated[str, typer.Option("--prompt", help="What to change.")],
     mask: Mask = None,
-    model: Model = _BY_DEFAULT,
+    model: Model = BY_DEFAULT,
     size: Size = None,
     n: Count = 1,
     seed: Seed = None,
@@ -76,6 +81,7 @@ def edit(
     extra: Extra = None,
     output: Output = None,
     force: Force = False,
+    preview: Preview = None,
     url: options.Url = None,
     config: options.Config = None,
     data_dir: options.DataDir = None,
@@ -83,23 +89,25 @@ def edit(
 ) -> None:
     """Change an image, inside a mask if one is given. Further images are for the model to draw upon."""
     with explained():
-        fields = _fields(
-            model, n, fallback, prompt=prompt, size=size, seed=seed, quality=quality, output_format=output_format
+        said = _options(
+            n, fallback, extra, size=size, seed=seed, quality=quality, output_format=output_format, mask=mask
         )
-        order = Order(operation=Operation.EDIT, fields=fields, extra=_extra(extra), images=tuple(images), mask=mask)
+        order = Order(operation=Operation.EDIT, model=model, prompt=prompt, options=said, images=tuple(images))
         saved = Saved(destination=Destination.of(output, force=force), title=prompt)
-        finish(Errand(place=place(url, config, data_dir), saved=saved, order=order), as_json=as_json)
+        shown = can_show() if preview is None else preview
+        finish(Errand(place=place(url, config, data_dir), saved=saved, order=order, previews=shown), as_json=as_json)
 
 
 def vary(
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="PNG, JPEG or WebP.")],
-    model: Model = _BY_DEFAULT,
+    model: Model = BY_DEFAULT,
     size: Size = None,
     n: Count = 1,
     fallback: Fallback = None,
     extra: Extra = None,
     output: Output = None,
     force: Force = False,
+    preview: Preview = None,
     url: options.Url = None,
     config: options.Config = None,
     data_dir: options.DataDir = None,
@@ -107,16 +115,17 @@ def vary(
 ) -> None:
     """Draw variations of an image."""
     with explained():
-        fields = _fields(model, n, fallback, size=size)
-        order = Order(operation=Operation.VARIATION, fields=fields, extra=_extra(extra), images=(image,))
+        said = _options(n, fallback, extra, size=size)
+        order = Order(operation=Operation.VARIATION, model=model, options=said, images=(image,))
         saved = Saved(destination=Destination.of(output, force=force), title=f"{image.stem} variation")
-        finish(Errand(place=place(url, config, data_dir), saved=saved, order=order), as_json=as_json)
+        shown = can_show() if preview is None else preview
+        finish(Errand(place=place(url, config, data_dir), saved=saved, order=order, previews=shown), as_json=as_json)
 
 
-def _fields(model: str, n: int, fallback: list[str] | None, **others: Any) -> dict[str, Any]:
-    """Name what was said; the pictures come as links, to be fetched from the gateway."""
-    said = {"n": n if n > 1 else None, "fallbacks": fallback or None, **others, "response_format": "url"}
-    return {"model": model, **{name: value for name, value in said.items() if value is not None}}
+def _options(n: int, fallback: list[str] | None, extra: list[str] | None, **others: Any) -> dict[str, Any]:
+    """What was said, as the client takes it."""
+    said = {"n": n if n > 1 else None, "fallbacks": fallback or None, "extra": _extra(extra) or None, **others}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _extra(pairs: list[str] | None) -> dict[str, Any]:

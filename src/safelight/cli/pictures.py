@@ -5,10 +5,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-from safelight.cli.client import GatewayClient, Picture
 from safelight.cli.faults import UsageError, note
+from safelight.client import AsyncJob
 
 FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
 _SUFFIXES: Mapping[str, str] = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/gif": ".gif"}
@@ -23,6 +22,11 @@ def slug(text: str) -> str:
     if len(words) > _SLUG_CHARS:
         words = words[: _SLUG_CHARS + 1].rpartition("-")[0] or words[:_SLUG_CHARS]
     return words or "picture"
+
+
+def suffix(content_type: str) -> str:
+    """How a file of that type ends."""
+    return _SUFFIXES.get(content_type, ".img")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +75,7 @@ class Destination:
         """Name one picture of a job."""
         if self.file:
             return self._free(self._numbered(self.folder / self.file, index, count))
-        suffix = _SUFFIXES.get(content_type, ".img")
-        plain = self.folder / f"{slug(title)}-{job_id[:_ID_CHARS]}{suffix}"
+        plain = self.folder / f"{slug(title)}-{job_id[:_ID_CHARS]}{suffix(content_type)}"
         return self._free(self._numbered(plain, index, count))
 
     @staticmethod
@@ -101,31 +104,26 @@ class Saved:
         """Where they are, in their order."""
         return [str(path) for _, path in sorted(self.paths.items())]
 
-    async def fetch(self, client: GatewayClient, job_id: str, links: list[str]) -> None:
-        """Fetch all pictures. Raises `GatewayUnreachable`, `Refused`, `UsageError`."""
-        for index, link in enumerate(links):
+    async def fetch(self, job: AsyncJob) -> None:
+        """Fetch all pictures. Raises `SafelightError`, `UsageError`."""
+        for index in range(len(job.images)):
             if index not in self.paths:
-                async with client.picture(link) as picture:
-                    wanted = self.destination.path(self.title, job_id, index, len(links), picture.content_type)
-                    await _write(picture, wanted)
-                self.paths[index] = wanted
-                if FORMATS.get(wanted.suffix.lower()) != picture.content_type.removeprefix("image/"):
-                    note(f"note: {wanted} holds {picture.content_type}, whatever its name says")
+                self.paths[index] = await self._fetch(job, index)
 
+    async def _fetch(self, job: AsyncJob, index: int) -> Path:
+        told = ""
 
-async def _write(picture: Picture, path: Path) -> None:
-    """Stream into a file beside it, then give it its name: a half picture never has one."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with _create(part) as file:
-            async for piece in picture.pieces():
-                file.write(piece)
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+        def named(content_type: str) -> Path:
+            nonlocal told
+            told = content_type
+            return self.destination.path(self.title, job.id, index, len(job.images), content_type)
 
-
-def _create(path: Path) -> BinaryIO:
-    return path.open("wb")
+        try:
+            path = await job.download(index, named)
+        except OSError as error:
+            raise UsageError(
+                f"{error.filename or self.destination.folder} cannot be written: {error.strerror}"
+            ) from error
+        if FORMATS.get(path.suffix.lower()) != told.removeprefix("image/"):
+            note(f"note: {path} holds {told}, whatever its name says")
+        return path

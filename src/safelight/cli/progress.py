@@ -1,12 +1,16 @@
 """What people see while they wait: a line that lives, in a terminal alone."""
 
+import asyncio
+import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from safelight.client import JobState
 
 
 class Progress:
@@ -14,20 +18,17 @@ class Progress:
 
     def __init__(self) -> None:
         """Show nothing yet."""
-        console = Console(stderr=True)
+        self._console = Console(stderr=True)
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            console=console,
+            console=self._console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self._console.is_terminal,
         )
         self._line: TaskID = self._bar.add_task("starting", total=None)
-        self.heard = False
-        """Whether a gateway has told how the job fares."""
-        self.heard_at = time.monotonic()
-        """When it last did, or when the waiting began."""
+        self._heard_at = time.monotonic()
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -40,24 +41,55 @@ class Progress:
         """Wipe the line."""
         self._bar.stop()
 
-    def show(self, job: dict[str, Any]) -> None:
+    @property
+    def silent_s(self) -> float:
+        """How long nothing was heard of the job, or since the waiting began."""
+        return time.monotonic() - self._heard_at
+
+    def show(self, job: JobState) -> None:
         """Tell how a job fares."""
-        self.heard = True
-        self.heard_at = time.monotonic()
+        self._heard_at = time.monotonic()
         self._bar.update(self._line, description=_described(job))
+
+    def above(self, what: RenderableType) -> None:
+        """Print something that stays, above the line."""
+        self._console.print(what)
 
     def lost(self) -> None:
         """Tell that the gateway is away."""
         self._bar.update(self._line, description="the gateway does not answer; looking for it")
 
+    async def asked(self, question: str) -> bool:
+        """Ask for a yes, while all else goes on."""
+        self._bar.stop()
+        self._console.print(f"\n{question} \\[y/N] ", end="")
+        answer = (await _line_typed()).strip().lower()
+        self._bar.start()
+        return answer in {"y", "yes"}
 
-def _described(job: dict[str, Any]) -> str:
-    meta = job.get("meta", {})
-    parts = [job["status"]]
-    if meta.get("queue_position"):
-        parts.append(f"{meta['queue_position']} ahead of it")
-    if meta.get("attempts", 0) > 1:
-        parts.append(f"attempt {meta['attempts']}")
-    if (progress := meta.get("progress")) is not None:
-        parts.append(f"{progress:.0%}")
+
+async def _line_typed() -> str:
+    loop = asyncio.get_running_loop()
+    typed: asyncio.Future[str] = loop.create_future()
+
+    def take() -> None:
+        loop.remove_reader(sys.stdin)
+        typed.set_result(sys.stdin.readline())
+
+    loop.add_reader(sys.stdin, take)
+    try:
+        return await typed
+    finally:
+        loop.remove_reader(sys.stdin)
+
+
+def _described(job: JobState) -> str:
+    meta = job.meta
+    parts: list[str] = [job.status]
+    if meta.queue_position:
+        parts.append(f"{meta.queue_position} ahead of it")
+    if meta.attempts > 1:
+        parts.append(f"attempt {meta.attempts}")
+    if meta.progress is not None:
+        parts.append(f"{meta.progress:.0%}")
     return ", ".join(parts)
