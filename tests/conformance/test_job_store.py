@@ -11,15 +11,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from safelight.application.ports import JobFilter, JobStore
-from safelight.domain.errors import StorageError, Superseded
+from safelight.application.ports import JobFilter, JobStore, Place
+from safelight.domain.caller import ADMINISTRATOR, ANYBODY, Caller
+from safelight.domain.errors import InvalidRequest, StorageError, Superseded
 from safelight.domain.event import EventName, JobEvent, LoggedEvent, developed
 from safelight.domain.ids import JobId
-from safelight.domain.job import Attempt, AttemptState, Ending, Job, JobHistory, JobStatus
+from safelight.domain.image import Operation
+from safelight.domain.job import Attempt, AttemptState, Ending, Idempotency, Job, JobHistory, JobStatus
 from safelight.domain.money import Charged
 from safelight.domain.outcome import settle
 from tests.making import (
     NOON,
+    OTHER,
     PAID,
     SPARE,
     attempt_ends,
@@ -500,7 +503,7 @@ async def test_the_deadline_of_a_retried_job_counts_from_the_retry(shelf: Shelf)
 # Lists
 
 
-async def due_ids(store: JobStore, *, limit: int = 100, after: int = 0) -> list[JobId]:
+async def due_ids(store: JobStore, *, limit: int = 100, after: Place = (0, 0)) -> list[JobId]:
     return [job_id for _, job_id, _, _ in await store.due(limit=limit, after=after)]
 
 
@@ -509,7 +512,7 @@ async def test_open_jobs_are_listed_in_the_order_of_their_submission(shelf: Shel
     await shelf.store.postpone(jobs[1].id, lane=SPARE, due_at=later(99))
     await shelf.store.finish(jobs[2].id, ending(jobs[2]), tries=0)
     await shelf.store.start_attempt(jobs[3].id, started())
-    rows = await shelf.store.due(limit=100, after=0)
+    rows = await shelf.store.due(limit=100, after=(0, 0))
     assert [row[1] for row in rows] == [jobs[0].id, jobs[1].id, jobs[3].id, jobs[4].id]
     assert rows[1][2:] == (SPARE, later(99))
     assert [row[0] for row in rows] == sorted({row[0] for row in rows})
@@ -521,7 +524,7 @@ async def test_an_open_attempt_keeps_a_job_among_the_open(shelf: Shelf) -> None:
     new = await shelf.begun()
     accepted = started(state=AttemptState.ACCEPTED, handle="h")
     await shelf.store.accept_attempt(new.id, accepted, due_at=later(7))
-    assert (await shelf.store.due(limit=1, after=0))[0][1:] == (new.id, PAID, later(7))
+    assert (await shelf.store.due(limit=1, after=(0, 0)))[0][1:] == (new.id, PAID, later(7))
 
 
 async def test_overdue_jobs_are_those_created_before(shelf: Shelf) -> None:
@@ -580,14 +583,14 @@ async def test_which_jobs_exist(shelf: Shelf) -> None:
 async def test_a_listing_goes_back_page_by_page(shelf: Shelf) -> None:
     jobs = [await shelf.submitted() for _ in range(7)]
     seen: list[JobId] = []
-    before: int | None = None
+    cursor: str | None = None
     sizes = []
     while True:
-        page = await shelf.store.list_jobs(JobFilter(limit=3, before=before))
+        page = await shelf.store.list_jobs(JobFilter(limit=3, cursor=cursor))
         seen += [each.id for each in page.jobs]
         sizes.append(len(page.jobs))
         await shelf.submitted()  # what comes meanwhile does not shift the pages
-        if (before := page.next_before) is None:
+        if (cursor := page.next_cursor) is None:
             break
     assert seen == [each.id for each in reversed(jobs)]
     assert sizes == [3, 3, 1]
@@ -596,13 +599,13 @@ async def test_a_listing_goes_back_page_by_page(shelf: Shelf) -> None:
 async def test_a_listing_of_exactly_a_page_has_no_next(shelf: Shelf) -> None:
     for _ in range(3):
         await shelf.submitted()
-    assert (await shelf.store.list_jobs(JobFilter(limit=3))).next_before is None
-    assert (await shelf.store.list_jobs(JobFilter(limit=2))).next_before is not None
+    assert (await shelf.store.list_jobs(JobFilter(limit=3))).next_cursor is None
+    assert (await shelf.store.list_jobs(JobFilter(limit=2))).next_cursor is not None
 
 
 async def test_an_empty_listing(shelf: Shelf) -> None:
     page = await shelf.store.list_jobs(JobFilter())
-    assert (page.jobs, page.next_before) == ((), None)
+    assert (page.jobs, page.next_cursor) == ((), None)
 
 
 async def test_a_listing_by_status(shelf: Shelf) -> None:
@@ -749,3 +752,166 @@ async def test_a_job_that_runs_is_not_deleted(shelf: Shelf) -> None:
     await shelf.store.delete([new.id])
     assert await shelf.unchanged(before)
     assert len(await shelf.store.events(new.id, after=0, limit=10)) == 2
+
+
+# Search
+
+
+async def found(shelf: Shelf, **members: Any) -> list[JobId]:
+    """What a listing shows, read two at a time, newest first."""
+    ids: list[JobId] = []
+    cursor = None
+    while True:
+        page = await shelf.store.list_jobs(JobFilter(limit=2, cursor=cursor, **members))
+        ids += [each.id for each in page.jobs]
+        if (cursor := page.next_cursor) is None:
+            assert sum((await shelf.store.count_jobs(JobFilter(**members))).values()) == len(ids)
+            return ids
+
+
+async def test_jobs_are_found_by_what_they_are(shelf: Shelf) -> None:
+    drawn = await shelf.submitted(metadata={"shop": "berlin", "season": "spring"}, created_at=later(1))
+    edited = await shelf.submitted(
+        request=request(OTHER, operation=Operation.EDIT), metadata={"shop": "berlin"}, created_at=later(2)
+    )
+    lost = await shelf.ended(metadata={"shop": "roma"}, created_at=later(3))
+    fell_back = await shelf.submitted(created_at=later(4))
+    await shelf.store.start_attempt(fell_back.id, started(target=OTHER))
+    done = await shelf.begun(created_at=later(5), idempotency=Idempotency(key="k", fingerprint="f"))
+    await shelf.store.finish(done.id, ending(done, succeeded()), tries=1, attempt=succeeded())
+    everything = [done, fell_back, lost, edited, drawn]
+    searches: list[tuple[list[Job], dict[str, Any]]] = [
+        (everything, {}),
+        ([edited], {"operation": Operation.EDIT}),
+        ([done, fell_back, lost, drawn], {"operation": Operation.GENERATION}),
+        ([edited], {"model": str(OTHER)}),
+        ([fell_back, edited], {"provider": SPARE}),
+        ([done, lost, drawn], {"provider": PAID}),
+        ([done], {"provider": PAID, "status": JobStatus.COMPLETED}),
+        ([fell_back], {"provider": SPARE, "status": JobStatus.PROCESSING}),
+        ([lost], {"error_code": "unavailable"}),
+        ([lost], {"status": JobStatus.FAILED}),
+        ([], {"status": JobStatus.FAILED, "error_code": "other"}),
+        ([done], {"idempotency_key": "k"}),
+        ([done, fell_back, lost], {"created_after": later(3)}),
+        ([edited, drawn], {"created_before": later(3)}),
+        ([edited], {"created_after": later(2), "created_before": later(3)}),
+        ([edited, drawn], {"metadata": {"shop": "berlin"}}),
+        ([drawn], {"metadata": {"shop": "berlin", "season": "spring"}}),
+        ([edited], {"metadata": {"shop": "berlin"}, "provider": SPARE}),
+        ([drawn], {"metadata": {"shop": "berlin"}, "created_before": later(2)}),
+        ([], {"metadata": {"shop": "berlin", "season": "autumn"}}),
+        ([], {"metadata": {"shop": "%"}}),
+        ([], {"model": "'; DROP TABLE jobs; --"}),
+        ([fell_back, edited, drawn], {"alive_at": later(5000)}),
+        (everything, {"alive_at": later(3)}),
+    ]
+    for expected, members in searches:
+        assert await found(shelf, **members) == [each.id for each in expected], members
+
+
+async def test_counts_are_by_status(shelf: Shelf) -> None:
+    for _ in range(2):
+        await shelf.submitted()
+    await shelf.begun()
+    for _ in range(3):
+        await shelf.ended(metadata={"shop": "roma"})
+    done = await shelf.begun()
+    await shelf.store.finish(done.id, ending(done, succeeded()), tries=1, attempt=succeeded())
+    assert await shelf.store.count_jobs(JobFilter()) == {
+        JobStatus.PENDING: 2,
+        JobStatus.PROCESSING: 1,
+        JobStatus.COMPLETED: 1,
+        JobStatus.FAILED: 3,
+    }
+    failed_only = await shelf.store.count_jobs(JobFilter(metadata={"shop": "roma"}))
+    assert (failed_only[JobStatus.FAILED], sum(failed_only.values())) == (3, 3)
+
+
+async def test_callers_find_what_is_theirs(shelf: Shelf) -> None:
+    nobodys = await shelf.submitted()
+    own = await shelf.submitted(owner="a", team="red")
+    mates = await shelf.submitted(owner="b", team="red")
+    other = await shelf.submitted(owner="c", team="blue")
+    for caller, expected in (
+        (ADMINISTRATOR, [other, mates, own, nobodys]),
+        (ANYBODY, [nobodys]),
+        (Caller(owner="a", team="red"), [own]),
+        (Caller(owner="a", team="red", team_wide=True), [mates, own]),
+        (Caller(owner="a", team=None, team_wide=True), [own]),
+        (Caller(owner="d"), []),
+    ):
+        assert await found(shelf, caller=caller) == [each.id for each in expected]
+
+
+@pytest.mark.parametrize("cursor", ["x", "ünïcode", "MS4", "====", "LTEuMQ", "MS4yLjM"])
+async def test_a_cursor_that_is_none_is_refused(shelf: Shelf, cursor: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        await shelf.store.list_jobs(JobFilter(cursor=cursor))
+    assert refusal.value.param == "cursor"
+
+
+async def test_labels_go_with_their_job(shelf: Shelf) -> None:
+    gone, kept = await shelf.ended(metadata={"a": "b"}), await shelf.ended(metadata={"a": "b"})
+    await shelf.store.delete([gone.id])
+    assert await found(shelf, metadata={"a": "b"}) == [kept.id]
+
+
+# One key, one job
+
+
+def keyed(key: str, fingerprint: str = "f", **members: Any) -> Job:
+    return job(idempotency=Idempotency(key=key, fingerprint=fingerprint), **members)
+
+
+async def test_under_one_key_there_is_one_job_however_many_submit_it_at_once(shelf: Shelf) -> None:
+    rivals = [keyed("k") for _ in range(50)]
+    outcomes = await asyncio.gather(
+        *[(shelf.store, shelf.other)[number % 2].submit(each) for number, each in enumerate(rivals)]
+    )
+    assert outcomes.count(None) == 1
+    (winner,) = [each for each, outcome in zip(rivals, outcomes, strict=True) if outcome is None]
+    assert {outcome.id for outcome in outcomes if outcome} == {winner.id}
+    assert await shelf.store.existing([each.id for each in rivals]) == {winner.id}
+    assert (await shelf.read(winner.id)).job == winner
+    assert len(await shelf.store.events(winner.id, after=0, limit=10)) == 1
+    for loser in rivals:
+        if loser is not winner:
+            assert await shelf.store.get(loser.id) is None
+
+
+async def test_a_key_is_its_owners_alone(shelf: Shelf) -> None:
+    owners = [None, "a", "b"]
+    jobs = [keyed("k", owner=owner) for owner in owners]
+    assert [await shelf.store.submit(each) for each in jobs] == [None] * 3
+    for owner, each in zip(owners, jobs, strict=True):
+        assert await shelf.store.submitted(owner, "k", now=NOON) == each
+        assert await shelf.other.submit(keyed("k", owner=owner)) == each
+    assert await shelf.store.submitted("c", "k", now=NOON) is None
+    assert await shelf.store.submitted(None, "other", now=NOON) is None
+
+
+async def test_a_key_is_free_again_when_its_job_is_gone_or_has_expired(shelf: Shelf) -> None:
+    first = keyed("k", ttl_s=10)
+    await shelf.store.submit(first)
+    await shelf.store.finish(first.id, ending(first), tries=0)
+    assert (await shelf.store.submitted(None, "k", now=later(9))) is not None
+    assert await shelf.store.submitted(None, "k", now=later(10)) is None
+    second = keyed("k", created_at=later(10))
+    assert await shelf.store.submit(second) is None
+    await shelf.store.finish(second.id, ending(second), tries=0)
+    await shelf.store.delete([second.id])
+    assert await shelf.store.submit(keyed("k", created_at=later(11))) is None
+
+
+async def test_the_same_key_within_one_commit_makes_one_job(shelf: Shelf) -> None:
+    """Also where the commit is rolled back and each of its writes runs again alone."""
+    taken = await shelf.submitted()
+    rivals = [keyed("k") for _ in range(3)]
+    outcomes = await asyncio.gather(
+        *[shelf.store.submit(each) for each in (rivals[0], rivals[1], replace(taken, ttl_s=1), rivals[2])],
+        return_exceptions=True,
+    )
+    assert [outcome is None for outcome in outcomes] == [True, False, False, False]
+    assert isinstance(outcomes[2], Exception)
+    assert [outcomes[1], outcomes[3]] == [rivals[0]] * 2

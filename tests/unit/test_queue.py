@@ -12,7 +12,7 @@ import pytest
 
 from safelight.adapters.sqlite import queue as queue_module
 from safelight.adapters.sqlite.queue import SqliteQueue
-from safelight.application.ports import Again
+from safelight.application.ports import Again, Place
 from safelight.domain.errors import StorageError
 from safelight.domain.ids import JobId, ProviderName
 from tests.making import job
@@ -27,7 +27,7 @@ class Table:
         self.rows: dict[int, tuple[JobId, ProviderName]] = {}
         self.sequence = count(1)
         self.faults: list[Exception] = []
-        self.reads: list[int] = []
+        self.reads: list[Place] = []
         self.during: Callable[[], None] = lambda: None
         for name, lane in jobs:
             self.add(name, lane)
@@ -39,11 +39,11 @@ class Table:
     async def end(self, job_id: JobId) -> None:
         self.rows = {seq: row for seq, row in self.rows.items() if row[0] != job_id}
 
-    async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
+    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime]]:
         self.reads.append(after)
         if self.faults:
             raise self.faults.pop(0)
-        rows = [(seq, *row, now()) for seq, row in self.rows.items() if seq > after][:limit]
+        rows = [((0, seq), *row, now()) for seq, row in self.rows.items() if (0, seq) > after][:limit]
         await asyncio.sleep(0)
         self.during()
         return rows

@@ -7,9 +7,10 @@ from datetime import datetime
 import pytest
 
 from safelight.adapters.sql.jobs import SqlJobStore
+from safelight.application.ports import JobFilter
 from safelight.application.submit import Submission, Submit
 from safelight.domain.capability import ModelSpec
-from safelight.domain.errors import StorageError, UnsupportedFeature
+from safelight.domain.errors import IdempotencyConflict, StorageError, UnsupportedFeature
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import Operation, Target
 from safelight.domain.job import Job, JobStatus
@@ -56,7 +57,7 @@ def submission() -> Submission:
 
 async def test_a_job_is_stored_before_the_queue_is_woken(store: SqlJobStore) -> None:
     desk = Desk(store)
-    accepted = await desk.submit.accept(submission())
+    accepted = (await desk.submit.accept(submission())).job
     assert await store.get(accepted.id) == accepted
     assert (accepted.status, accepted.lane, accepted.ttl_s) == (JobStatus.PENDING, PAID, 60)
     assert accepted.created_at == accepted.due_at == NOON
@@ -75,7 +76,8 @@ async def test_a_job_that_cannot_be_stored_is_not_accepted(store: SqlJobStore) -
 
 async def test_many_at_once_are_all_stored(store: SqlJobStore) -> None:
     desk = Desk(store)
-    jobs = await asyncio.gather(*[desk.submit.accept(submission()) for _ in range(200)])
+    receipts = await asyncio.gather(*[desk.submit.accept(submission()) for _ in range(200)])
+    jobs = [receipt.job for receipt in receipts]
     assert await store.existing([job.id for job in jobs]) == {job.id for job in jobs}
     assert len(desk.queue.heard) == 200
 
@@ -99,3 +101,16 @@ async def test_a_retired_model_is_refused_before_all_else(store: SqlJobStore) ->
     desk.submit = replace(desk.submit, providers={PAID: ScriptedProvider(specs=[SPEC, gone])})
     with pytest.raises(UnsupportedFeature, match=r"model old was shut down on 2026-11-23; use flux instead"):
         desk.submit.check(request(target=Target(provider=PAID, model="old"), style="vivid"))
+
+
+# One key, one request
+
+
+async def test_a_replay_changes_nothing_and_tells_of_the_first(store: SqlJobStore) -> None:
+    desk = Desk(store)
+    first = await desk.submit.accept(replace(submission(), idempotency_key="k"))
+    again = await desk.submit.accept(replace(submission(), idempotency_key="k"))
+    assert (first.replayed, again.replayed, again.job) == (False, True, first.job)
+    with pytest.raises(IdempotencyConflict):
+        await desk.submit.accept(replace(submission(), idempotency_key="k", request=request(prompt="a dog")))
+    assert len((await store.list_jobs(JobFilter())).jobs) == 1

@@ -24,6 +24,7 @@ from safelight.api.estimate import estimate_routes
 from safelight.api.files import file_routes
 from safelight.api.images import image_routes
 from safelight.api.job_routes import job_routes
+from safelight.api.listing import listing_routes
 from safelight.api.metrics import metrics_routes
 from safelight.api.operations import operation_routes
 from safelight.api.service import service_routes
@@ -45,6 +46,7 @@ class Api:
             *image_routes(),
             *job_routes(),
             *batch_routes(),
+            *listing_routes(),
             *file_routes(),
             *callback_routes(),
             *service_routes(),

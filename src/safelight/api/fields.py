@@ -183,8 +183,8 @@ def labels(value: Any) -> dict[str, str]:
 
 
 def idempotency_key(name: str, value: Any) -> str | None:
-    """Read a caller's key; empty counts as absent. Raises `InvalidRequest`."""
-    if value is None or value == "":
+    """Read a caller's key. Raises `InvalidRequest`."""
+    if value is None:
         return None
     if not isinstance(value, str) or not _KEY.fullmatch(value):
         raise InvalidRequest(f"{name} must be 1 to 255 visible ASCII characters", param=name)

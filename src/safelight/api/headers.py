@@ -14,8 +14,8 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,256}")
 _SECONDS = re.compile(r"[0-9]{1,32}(\.[0-9]{0,32})?([eE][+-]?[0-9]{1,4})?")
 LONGEST_WAIT_S = 60.0
 """A poll is held no longer than this."""
+_LABEL_PREFIXES = ("x-bf-prom-", "x-bf-dim-")
 _EXTRA_HEADER_PREFIX = "x-bf-eh-"
-_LABEL_PREFIX = "x-bf-dim-"
 _MOST_EXTRA_HEADERS = 64
 _NOT_FORWARDED = frozenset(
     {
@@ -116,10 +116,14 @@ def webhook(headers: Headers) -> str | None:
     return headers.get("x-bf-async-webhook", "").strip() or None
 
 
-def labels(headers: Headers) -> Mapping[str, str]:
-    """The caller's labels, `x-bf-dim-<name>`."""
-    found = {name.removeprefix(_LABEL_PREFIX): text for name, text in headers.items() if name.startswith(_LABEL_PREFIX)}
-    return {name: text for name, text in found.items() if name}
+def labels(headers: Headers) -> dict[str, str]:
+    """The caller's labels, `x-bf-dim-<name>`; the older spelling `x-bf-prom-<name>` loses to it."""
+    return {
+        name.removeprefix(prefix): value
+        for prefix in _LABEL_PREFIXES
+        for name, value in headers.items()
+        if name.startswith(prefix) and name != prefix
+    }
 
 
 def extra_headers(headers: Headers) -> Mapping[str, str]:

@@ -5,13 +5,12 @@ from starlette.requests import Request
 
 from safelight.api.services import services_of
 from safelight.domain.access import Grant
-from safelight.domain.caller import ANYBODY, Caller
+from safelight.domain.caller import ADMINISTRATOR, ANYBODY, Caller
 from safelight.domain.errors import AdminRequired
 
 PREFIX = "sk-bf-"
 """How a virtual key begins where other keys could stand in the same header (contract 6.1)."""
 
-ADMINISTRATOR = Caller(admin=True)
 _SHARED_HEADERS = ("x-api-key", "x-goog-api-key", "api-key")
 
 

@@ -1,6 +1,6 @@
 """The image routes: submit, and the OpenAI routes that await the same job."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from uuid import uuid4
 
 import structlog
@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from safelight.api import fields
 from safelight.api import headers as said
 from safelight.api.access import request_id_of
 from safelight.api.body import BodyError, ClientDisconnected, drop_body
@@ -18,14 +19,13 @@ from safelight.api.job_routes import renderer, still_running
 from safelight.api.jobs import PATHS, location
 from safelight.api.services import Services, services_of
 from safelight.api.webhooks import named_webhook
-from safelight.application.submit import Submission
+from safelight.application.submit import Receipt, Submission
 from safelight.application.sweep import drop_images
 from safelight.domain.access import Grant
 from safelight.domain.caller import Caller
 from safelight.domain.errors import PolicyRefusal, RequestError, StorageError
 from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
-from safelight.domain.job import Job
 from safelight.log_context import current_job, current_trace
 
 log = structlog.get_logger(__name__)
@@ -44,11 +44,12 @@ def image_routes() -> list[Route]:
 
 def _submit(operation: Operation) -> Endpoint:
     async def submit(request: Request) -> Response:
-        accepted = await _accept(request, operation, passes_extra=_wants_extra(request))
-        if isinstance(accepted, Response):
-            return accepted
-        headers = {"Location": location(accepted), "x-request-id": accepted.request_id}
-        return await still_running(services_of(request), accepted, headers=headers)
+        receipt = await _accept(request, operation, passes_extra=_wants_extra(request))
+        if isinstance(receipt, Response):
+            return receipt
+        job = receipt.job.as_submitted() if receipt.replayed else receipt.job
+        headers = {"Location": location(job), "x-request-id": job.request_id, **_replayed(receipt)}
+        return await still_running(services_of(request), job, headers=headers)
 
     return submit
 
@@ -56,16 +57,21 @@ def _submit(operation: Operation) -> Endpoint:
 def _awaited(operation: Operation) -> Endpoint:
     async def run(request: Request) -> Response:
         wait_s = said.wanted_wait_s(request.headers)
-        accepted = await _accept(request, operation, passes_extra=True)
-        if isinstance(accepted, Response):
-            return accepted
+        receipt = await _accept(request, operation, passes_extra=True)
+        if isinstance(receipt, Response):
+            return receipt
+        accepted = receipt.job
         services = services_of(request)
         submitter = Caller(owner=accepted.owner)
         headers = {"x-request-id": accepted.request_id, "x-safelight-job-id": accepted.id}
-        headers.update(said.applied(request.headers))
+        headers |= {**_replayed(receipt), **said.applied(request.headers)}
         whereabouts = {**headers, "Location": location(accepted)}
         try:
-            job = accepted if wait_s == 0 else await services.read.ended(accepted.id, submitter, timeout_s=wait_s)
+            job = (
+                accepted
+                if wait_s == 0 or accepted.status.terminal
+                else await services.read.ended(accepted.id, submitter, timeout_s=wait_s)
+            )
             if job.status.terminal:
                 services.pace.learn(job)
                 return await renderer(request).result(job, headers=headers)
@@ -81,7 +87,7 @@ def _awaited(operation: Operation) -> Endpoint:
     return run
 
 
-async def _accept(request: Request, operation: Operation, *, passes_extra: bool) -> Job | Response:
+async def _accept(request: Request, operation: Operation, *, passes_extra: bool) -> Receipt | Response:
     """Read, check and store; a refusal leaves no image behind."""
     services = services_of(request)
     grant = await _submitter(request, services)
@@ -95,6 +101,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
     current_job.set(intake.job_id)
     storing = False
     try:
+        key = fields.idempotency_key("Idempotency-Key", request.headers.get("idempotency-key"))
         wanted = await intake.read()
         services.submit.check(wanted)
         webhook = await named_webhook(request, grant)
@@ -103,6 +110,8 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
             job_id=intake.job_id,
             request_id=request_id_of(request.scope),
             request=wanted,
+            metadata=intake.metadata,
+            idempotency_key=key,
             trace_parent=current_trace.get(),
             ttl_s=said.result_ttl_s(
                 request.headers, default=services.limits.result_ttl_s, maximum=services.limits.max_result_ttl_s
@@ -112,8 +121,10 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         if unused := intake.images_besides(wanted):
             await drop_images(services.blobs, unused)
         storing = True
-        return await services.submit.accept(submission)
+        receipt = await services.submit.accept(submission)
+        storing = not receipt.replayed
     except RequestError as error:
+        storing = False
         return refused(error, intake.known_fields)
     except BodyError as error:
         return _broken_body(error, intake)
@@ -124,6 +135,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         # Cancelled while it was being stored, the job may be there: its images stay, and the sweeper looks again.
         if not storing:
             await drop_images(services.blobs, intake.images)
+    return receipt
 
 
 async def _submitter(request: Request, services: Services) -> Grant | None:
@@ -141,6 +153,10 @@ def _broken_body(error: BodyError, intake: Intake) -> Response:
         message=error.message, status=error.status, type_="invalid_request_error", extra_fields=intake.known_fields
     )
     return json_response(body, error.status, {"Connection": "close"})
+
+
+def _replayed(receipt: Receipt) -> Mapping[str, str]:
+    return {"Idempotent-Replayed": "true"} if receipt.replayed else {}
 
 
 def _wants_extra(request: Request) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -34,7 +34,7 @@ _MOST_MEMBERS_ANYWHERE = 20_000
 _GENERATION_FIELDS = tuple(name for name in fields.CHECKS if name not in {"type", "input_fidelity"})
 _EDIT_FIELDS = tuple(name for name in fields.CHECKS if name not in {"style", "moderation", "resolution"})
 _VARIATION_FIELDS = ("n", "size", "response_format", "user")
-_COMMON_FIELDS = frozenset({"model", "prompt", "stream", "fallbacks", "input_images"})
+_COMMON_FIELDS = frozenset({"model", "prompt", "stream", "fallbacks", "input_images", "metadata"})
 
 _VARIATION_FILES = frozenset({"image", "image[]"})
 _EDIT_FILES = _VARIATION_FILES | {"mask"}
@@ -55,6 +55,8 @@ class Intake:
     job_id: JobId
     passes_extra: bool
     target: Target | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The caller's labels, known once the body has been read."""
     _workspace: Workspace | None = None
 
     async def read(self) -> ImageRequest:
@@ -116,7 +118,12 @@ class Intake:
         images = JsonImages(self.open_sink)
         lifted = await self._json(images)
         images.placeholders = frozenset(lifted.values)
-        return await self.generation(json_object(lifted.json), images)
+        values = json_object(lifted.json)
+        request = await self.generation(values, images)
+        self._label(values.get("metadata"))
+        for label in self.metadata.values() if images.placeholders else ():
+            images.refuse("metadata", label, "metadata is too long")
+        return request
 
     async def generation(self, values: Mapping[str, Any], images: "JsonImages") -> ImageRequest:
         """Check the members of a generation. Raises `RequestError`, `StorageError`."""
@@ -137,6 +144,10 @@ class Intake:
             extra=_extra(values, images) if self.passes_extra else {},
             **fields.checked(values, _GENERATION_FIELDS),
         )
+
+    def _label(self, value: Any) -> None:
+        """Take the labels of the body and those of the headers; of one name, the body's."""
+        self.metadata = fields.labels({**headers.labels(self.request.headers), **fields.labels(value)})
 
     async def _json(self, images: "JsonImages") -> Lifted:
         """Read the body; strings of the size of an image go into the blob store on the way."""
@@ -190,6 +201,7 @@ class Intake:
         if self.operation is Operation.EDIT:
             self._refuse_stream(texts.get("stream", [""])[0] == "true")
         self.target = fields.target(model, self._known_provider)
+        self._label(_json_text(texts, "metadata"))
         return self._request(
             target=self.target,
             prompt=self._form_prompt(texts),
@@ -364,6 +376,17 @@ def _texts(form: Form[_FormImage]) -> dict[str, list[str]]:
     for text in form.fields:
         texts.setdefault(text.name, []).append(text.value)
     return texts
+
+
+def _json_text(texts: Mapping[str, list[str]], name: str) -> Any:
+    """Read a field whose text is JSON; an empty one counts as absent."""
+    text = texts.get(name, [""])[0]
+    if not text.strip():
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"{name} must be JSON: {error}", param=name) from error
 
 
 def _files(form: Form[_FormImage], name: str) -> list[FormFile[_FormImage]]:

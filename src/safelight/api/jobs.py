@@ -62,8 +62,8 @@ class JobRenderer:
         return body
 
     def listed(self, job: Job) -> dict[str, Any]:
-        """A job that has ended as a list shows it: pictures are links, whatever was asked for."""
-        return self._envelope(job, None)
+        """A job as lists and events show it: as it is polled, with links whatever was asked for."""
+        return self._envelope(job, None) if job.status.terminal else _running(job)
 
     async def result(self, job: Job, *, headers: Mapping[str, str]) -> Response:
         """The job's end as the OpenAI routes answer it: the result, or the error with its own status."""
@@ -113,6 +113,7 @@ class JobRenderer:
         return body
 
     def _result(self, job: Job, result: JobResult, inserts: "_Inserts | None") -> dict[str, Any]:
+        """The pictures as they were asked for; without `inserts`, as links."""
         production = result.production
         show = partial(self._picture, job, inserts=inserts if self._wants_base64(job, result.target) else None)
         body: dict[str, Any] = {

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from safelight.domain.batch import Batch, BatchEntry, BatchProgress, NewLine
+from safelight.domain.caller import ADMINISTRATOR, Caller
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ProviderError
 from safelight.domain.event import JobEvent, LoggedEvent
 from safelight.domain.ids import BatchId, BlobKey, DeliveryId, EndpointId, JobId, ProviderName
-from safelight.domain.image import ImageRequest, StoredImage, Usage
+from safelight.domain.image import ImageRequest, Operation, StoredImage, Usage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
 from safelight.domain.ledger import Terms
 from safelight.domain.money import Charged
@@ -37,19 +38,38 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs a listing shows, newest first. `before` is the cursor of the page before."""
+    """Which of the jobs that are the caller's a listing shows, newest first. What is `None` is not asked for."""
 
+    caller: Caller = ADMINISTRATOR
     status: JobStatus | None = None
-    before: int | None = None
+    operation: Operation | None = None
+    model: str | None = None
+    """As it was asked for, `provider/model`."""
+    provider: ProviderName | None = None
+    """Now at work, or the one that ended the job."""
+    created_after: datetime | None = None
+    """This moment or later."""
+    created_before: datetime | None = None
+    error_code: str | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    alive_at: datetime | None = None
+    """Leave out what has expired by then."""
+    cursor: str | None = None
+    """`next_cursor` of the page before."""
     limit: int = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPage:
-    """One page of a listing and where the next one begins."""
+    """One page of a listing and where the next one begins, if there is one."""
 
     jobs: tuple[Job, ...]
-    next_before: int | None
+    next_cursor: str | None
+
+
+Place = tuple[int, int]
+"""Where a job stands among all: when it was created, in microseconds since 1970, and its number."""
 
 
 class JobStore(Protocol):
@@ -59,11 +79,16 @@ class JobStore(Protocol):
     that the caller saw: the ledger is the fence.
     """
 
-    async def submit(self, job: Job, terms: Terms | None = None) -> None:
+    async def submit(self, job: Job, terms: Terms | None = None) -> Job | None:
         """Write an accepted job, and take what `terms` say, or raise the `PolicyRefusal` that says why not.
 
         It is durable when this returns.
+        Where its owner has used its idempotency key before, nothing is written, and this is the job of then.
         """
+        ...
+
+    async def submitted(self, owner: str | None, idempotency_key: str, *, now: datetime) -> Job | None:
+        """Read the job that an owner has submitted under a key, and that has not expired."""
         ...
 
     async def get(self, job_id: JobId) -> Job | None:
@@ -74,8 +99,8 @@ class JobStore(Protocol):
         """Read one job with its ledger."""
         ...
 
-    async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
-        """List jobs that have not ended by sequence number: (sequence, id, lane, due)."""
+    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime]]:
+        """List jobs that have not ended in the order of their creation: (place, id, lane, due)."""
         ...
 
     async def start_attempt(self, job_id: JobId, attempt: Attempt) -> None:
@@ -152,7 +177,11 @@ class JobStore(Protocol):
         ...
 
     async def list_jobs(self, wanted: JobFilter) -> JobPage:
-        """One page of jobs, newest first."""
+        """One page of jobs, newest first. Raises `InvalidRequest` for a cursor that is none."""
+        ...
+
+    async def count_jobs(self, wanted: JobFilter) -> Mapping[JobStatus, int]:
+        """How many jobs there are of each status."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore, Queue
@@ -82,6 +83,8 @@ class Read:
 
     async def jobs(self, wanted: JobFilter) -> JobPage:
         """One page of jobs, newest first; what has expired and is not yet swept away is left out."""
-        page = await self.store.list_jobs(wanted)
-        now = self.clock.now()
-        return replace(page, jobs=tuple(job for job in page.jobs if not job.expired(now)))
+        return await self.store.list_jobs(replace(wanted, alive_at=self.clock.now()))
+
+    async def counts(self, wanted: JobFilter) -> Mapping[JobStatus, int]:
+        """How many jobs there are of each status."""
+        return await self.store.count_jobs(replace(wanted, alive_at=self.clock.now()))

@@ -8,15 +8,20 @@ from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import Clock, JobStore, Provider, Queue
 from safelight.domain.access import Grant
 from safelight.domain.capability import refuse_retired
+from safelight.domain.errors import IdempotencyConflict
+from safelight.domain.fingerprint import fingerprint
 from safelight.domain.ids import EndpointId, JobId, ProviderName
 from safelight.domain.image import ImageRequest
-from safelight.domain.job import Job
+from safelight.domain.job import Idempotency, Job
 from safelight.domain.ledger import Terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A checked request with what came around it. `job_id` is chosen before its images are stored."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
 
     job_id: JobId
     request_id: str
@@ -27,6 +32,14 @@ class Submission:
     trace_parent: str | None = None
     webhook: EndpointId | None = None
     """Who is to hear of the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The job that a submission made, or that an earlier one under the same key had made."""
+
+    job: Job
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +65,24 @@ class Submit:
             refuse_retired(spec, request, provider.specs, self.clock.now().date())
             spec.check(request)
 
-    async def accept(self, submission: Submission) -> Job:
-        """Store the job and wake the queue; durable when this returns. Raises `StorageError`, `PolicyRefusal`."""
+    async def accept(self, submission: Submission) -> Receipt:
+        """Store the job and wake the queue; durable when this returns.
+
+        Raises `StorageError`, `PolicyRefusal`, `IdempotencyConflict`. What was refused leaves its key free.
+        """
+        idempotency = _idempotency(submission)
+        owner = submission.grant.key.id if submission.grant else None
+        if idempotency and (
+            earlier := await self.store.submitted(owner, idempotency.key, now=self.clock.now())
+        ):  # before anything is asked for that it has taken already
+            return _replay(earlier, idempotency)
         job, terms = await self.prepare(submission)
-        await self.store.submit(job, terms)
+        earlier = await self.store.submit(job, terms)
+        if earlier is not None and idempotency is not None:
+            return _replay(earlier, idempotency)
         self.queue.wake(job.id, lane=job.lane, at=job.created_at)
         self.observer.submitted(job)
-        return job
+        return Receipt(job=job)
 
     async def prepare(self, submission: Submission) -> tuple[Job, Terms | None]:
         """Make the job, with what it must find free when it is stored. Raises `PolicyRefusal`, `StorageError`."""
@@ -72,6 +96,8 @@ class Submit:
             due_at=now,
             ttl_s=submission.ttl_s,
             lane=request.target.provider,
+            metadata=submission.metadata,
+            idempotency=_idempotency(submission),
             owner=grant.key.id if grant else None,
             team=grant.key.team if grant else None,
             priority=agreed.priority,
@@ -82,3 +108,16 @@ class Submit:
             webhook=submission.webhook,
         )
         return job, agreed.terms
+
+
+def _idempotency(submission: Submission) -> Idempotency | None:
+    key = submission.idempotency_key
+    return None if key is None else Idempotency(key=key, fingerprint=fingerprint(submission.request))
+
+
+def _replay(earlier: Job, idempotency: Idempotency) -> Receipt:
+    if earlier.idempotency is None or earlier.idempotency.fingerprint != idempotency.fingerprint:
+        raise IdempotencyConflict(
+            "this Idempotency-Key was used for another request; a new request needs a new key", param="Idempotency-Key"
+        )
+    return Receipt(job=earlier, replayed=True)

@@ -55,10 +55,10 @@ class Switches:
 
     async def _wake(self, provider: ProviderName) -> None:
         """Bring forward what waits for it. What other processes keep in memory comes in its own time."""
-        after, now = 0, self.clock.now()
+        after, now = (0, 0), self.clock.now()
         while page := await self.jobs.due(limit=_PAGE, after=after):
-            for sequence, job_id, lane, _ in page:
-                after = sequence
+            for place, job_id, lane, _ in page:
+                after = place
                 if lane == provider:
                     self.queue.wake(job_id, lane=lane, at=now)
 

@@ -40,5 +40,7 @@ class Caller:
 ANYBODY = Caller()
 """A caller who showed no key."""
 
+ADMINISTRATOR = Caller(admin=True)
+
 LINK_HOLDER = Caller(admin=True)
 """Whoever shows a link that the gateway signed: they were given it by somebody who may see the job."""

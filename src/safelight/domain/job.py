@@ -226,6 +226,21 @@ class Job:
         """Whether its time is over."""
         return self.expires_at is not None and now >= self.expires_at
 
+    def as_submitted(self) -> "Job":
+        """Make it as it was when it was accepted."""
+        return replace(
+            self,
+            status=JobStatus.PENDING,
+            lane=self.request.target.provider,
+            started_at=None,
+            completed_at=None,
+            attempts=0,
+            result=None,
+            error=None,
+            progress=None,
+            cancelled_at=None,
+        )
+
     def ended(self, ending: "Ending") -> "Job":
         """Make it as its ending leaves it."""
         return replace(

@@ -72,8 +72,6 @@ LINES = (
 )
 SHARED_LINES = "SELECT line, job_id FROM batch_shared_lines WHERE batch_id = $1 AND line > $2 AND line <= $3"
 
-JOB_BY_KEY = "SELECT id, fingerprint FROM jobs WHERE idempotency_key = $1 AND coalesce(owner, '') = $2"
-
 _NEWEST = 2**62
 _COUNTS = len(_COLUMNS.split(","))
 """Where the counts begin, behind the columns."""
@@ -150,25 +148,27 @@ class SqlBatchStore:
         """Make the job of a line; whether it is one that waits to run."""
         job, said = new.job, new.job.idempotency
         assert job.batch is not None  # noqa: S101 - lines of a batch alone come here
-        if said is not None and (row := await transaction.fetch_one(JOB_BY_KEY, said.key, job.owner or "")):
-            if row[1] == said.fingerprint:
-                await transaction.execute(SHARE_LINE, job.batch.batch_id, job.batch.number, row[0])
-            else:
-                await self._refuse_line(transaction, replace(job, idempotency=None), KEY_CONFLICT)
-            return False
         if error is not None:
-            await self._refuse_line(transaction, job, error)
-            return False
-        await self._jobs.insert(transaction, new)
-        return True
+            earlier = await self._refuse_line(transaction, job, error)
+        else:
+            earlier = await self._jobs.insert(transaction, new)
+        if earlier is None:
+            return error is None
+        if earlier.idempotency is not None and said is not None and earlier.idempotency.fingerprint == said.fingerprint:
+            await transaction.execute(SHARE_LINE, job.batch.batch_id, job.batch.number, earlier.id)
+        else:
+            await self._refuse_line(transaction, replace(job, idempotency=None), KEY_CONFLICT)
+        return False
 
-    async def _refuse_line(self, transaction: Transaction, job: Job, error: JobError) -> None:
-        """Write a job that has failed from the beginning."""
+    async def _refuse_line(self, transaction: Transaction, job: Job, error: JobError) -> Job | None:
+        """Write a job that has failed from the beginning; or, under a key that was used before, give the job of then."""
         ending = Ending(completed_at=job.created_at, charged=Charged.NO, cost_micros=None, error=error)
-        await self._jobs.insert(transaction, NewJob.of(job))
+        if (earlier := await self._jobs.insert(transaction, NewJob.of(job))) is not None:
+            return earlier
         await transaction.fetch_one(sql.FINISH_JOB, *rows.ending_values(job.id, ending, 0))
         await outbox.owe(transaction, job.id, events_of(ending), ending.completed_at)
         await events.append(transaction, events.event_values(moved_on(job.id, ending.status, ending.completed_at)))
+        return None
 
     async def results(self, batch_id: BatchId, *, after: int, up_to: int) -> Mapping[int, Job]:
         """See `BatchStore.results`."""

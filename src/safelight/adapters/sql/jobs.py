@@ -1,13 +1,13 @@
 """The job store in SQL that every engine accepts."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from safelight.adapters.sql import events, holds, outbox, rows
+from safelight.adapters.sql import events, holds, outbox, rows, search
 from safelight.adapters.sql.database import Database, Row, Transaction
-from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage
+from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage, Place
 from safelight.domain.errors import Superseded
 from safelight.domain.event import JobEvent, LoggedEvent, moved_on, progressed
 from safelight.domain.ids import JobId, ProviderName
@@ -21,10 +21,22 @@ INSERT_JOB = (
     " metadata, idempotency_key, fingerprint, batch_id, batch_line, owner, team, provider_keys, trace_parent, priority,"
     " stride, estimates) VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,"
     " $18, $19, $20, $21, $22)"
+    " ON CONFLICT (idempotency_key, coalesce(owner, '')) WHERE idempotency_key IS NOT NULL DO NOTHING"
+)
+FREE_KEY = (
+    "UPDATE jobs SET idempotency_key = NULL, fingerprint = NULL WHERE idempotency_key IS NOT NULL"
+    " AND idempotency_key = $1 AND coalesce(owner, '') = $2 AND expires_at <= $3"
+)
+GET_KEYED_JOB = (
+    f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE idempotency_key IS NOT NULL AND idempotency_key = $1"  # noqa: S608 - columns are constants
+    " AND coalesce(owner, '') = $2 AND (expires_at IS NULL OR expires_at > $3)"
 )
 GET_JOB = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - columns are constants
 GET_ATTEMPTS = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above
-OPEN_JOBS = "SELECT seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2"
+OPEN_JOBS = (
+    "SELECT created_at, seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND (created_at, seq) > ($1, $2)"
+    " ORDER BY created_at, seq LIMIT $3"
+)
 START_JOB = (
     "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4,"
     " progress = NULL"
@@ -59,10 +71,9 @@ RETRY_JOB = (
     " completed_at = NULL, expires_at = NULL, error = NULL, error_code = NULL, cancelled_at = NULL,"
     " earlier_attempts = attempts, estimates = $5 WHERE id = $1 AND status = 'failed' AND attempts = $4 AND expires_at > $3"
 )
-# Jobs come in the order of their creation, so the first of the open ones are the oldest: no need to look at them all.
 OVERDUE = (
-    "SELECT id FROM (SELECT id, created_at FROM jobs WHERE due_at IS NOT NULL AND retried_at IS NULL"
-    " ORDER BY seq LIMIT $2) AS oldest WHERE created_at < $1"
+    "SELECT id FROM jobs WHERE created_at < $1 AND due_at IS NOT NULL AND retried_at IS NULL"
+    " ORDER BY created_at, seq LIMIT $2"
 )
 OVERDUE_RETRIED = (
     "SELECT id FROM jobs WHERE retried_at < $1 AND retried_at IS NOT NULL AND due_at IS NOT NULL"
@@ -73,15 +84,9 @@ DELETE_EVENTS = "DELETE FROM events WHERE job_id = (SELECT id FROM jobs WHERE id
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = (SELECT id FROM jobs WHERE id = $1 AND due_at IS NULL)"
 DELETE_JOB = "DELETE FROM jobs WHERE id = $1 AND due_at IS NULL"
 EXISTS = "SELECT 1 FROM jobs WHERE id = $1 UNION ALL SELECT 1 FROM batches WHERE id = $1"
-LIST_JOBS = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE seq < $1 ORDER BY seq DESC LIMIT $2"  # noqa: S608 - as above
-LIST_JOBS_BY_STATUS = (
-    f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE seq < $1 AND status = $3"  # noqa: S608 - as above
-    " ORDER BY seq DESC LIMIT $2"
-)
 GET_FACT = "SELECT value FROM installation WHERE name = $1"
 PUT_FACT = "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 
-_NEWEST = 2**62
 _STARTED = (WebhookEvent.STARTED,)
 _REQUEST = 5
 """Its place among the columns, read and written alike."""
@@ -175,30 +180,60 @@ class SqlJobStore:
         self._ring = ring
         self._enqueue = enqueue
 
-    async def submit(self, job: Job, terms: Terms | None = None) -> None:
+    async def submit(self, job: Job, terms: Terms | None = None) -> Job | None:
         """See `JobStore.submit`."""
         if terms is not None:
             await self._database.look_up(lambda transaction: holds.look(transaction, job.owner, terms, job.created_at))
         new = NewJob.of(job, terms)
-        await self._database.write(lambda transaction: self.insert(transaction, new), then=lambda: self.inserted(new))
+        earlier: Job | None = None
 
-    async def insert(self, transaction: Transaction, new: "NewJob") -> None:
+        async def write(transaction: Transaction) -> None:
+            nonlocal earlier
+            earlier = await self.insert(transaction, new)
+
+        def then() -> None:
+            if earlier is None:
+                self.inserted(new)
+
+        try:
+            await self._database.write(write, then=then)
+        except Superseded:  # now it can be seen
+            await self._database.write(write, then=then)
+        return earlier
+
+    async def insert(self, transaction: Transaction, new: "NewJob") -> Job | None:
         """Write a new job within a transaction; `inserted` is to be called once that is durable.
 
-        Raises the `PolicyRefusal` that says why its terms cannot be met: then the transaction is to be rolled back.
+        Where its owner has used its idempotency key before, nothing is written, and this is the job of then. Raises the
+        `PolicyRefusal` that says why its terms cannot be met, and `Superseded` where another process was quicker under the
+        key: then the transaction is to be rolled back.
         """
         job = new.job
+        key = _key_values(job.owner, job.idempotency.key, job.created_at) if job.idempotency else None
+        if key is not None:
+            await transaction.execute(FREE_KEY, *key)
+            if (row := await transaction.fetch_one(GET_KEYED_JOB, *key)) is not None:
+                return rows.job_of(row)
         if new.terms is not None:
             await holds.take(transaction, job.id, job.owner, new.terms, job.created_at)
-        await transaction.execute(INSERT_JOB, *new.values)
+        if await transaction.execute(INSERT_JOB, *new.values) == 0:
+            raise Superseded("another process has used the idempotency key a moment ago")
+        await search.label(transaction, job)
         await events.append(transaction, new.event)
         if self._enqueue:
             await self._enqueue(transaction, job.id, job.lane, job.due_at or job.created_at)
+        return None
 
     def inserted(self, new: "NewJob") -> None:
         """Tell of a job that was written."""
         self._memory.keep(new.job, request_bytes=len(new.values[_REQUEST]))
         self._ring(new.job.id, EVERY_JOB)
+
+    async def submitted(self, owner: str | None, idempotency_key: str, *, now: datetime) -> Job | None:
+        """See `JobStore.submitted`."""
+        values = _key_values(owner, idempotency_key, now)
+        row = await self._database.look_up(lambda transaction: transaction.fetch_one(GET_KEYED_JOB, *values))
+        return rows.job_of(row) if row else None
 
     async def get(self, job_id: JobId) -> Job | None:
         """See `JobStore.get`."""
@@ -224,10 +259,13 @@ class SqlJobStore:
             await self._database.look_up(lambda transaction: transaction.fetch(GET_ATTEMPTS, job_id))
         )
 
-    async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
+    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime]]:
         """See `JobStore.due`."""
-        found = await self._fetch(OPEN_JOBS, after, limit)
-        return [(row[0], JobId(row[1]), ProviderName(row[2]), rows.from_micros(row[3])) for row in found]
+        found = await self._fetch(OPEN_JOBS, *after, limit)
+        return [
+            ((created, seq), JobId(job_id), ProviderName(lane), rows.from_micros(due))
+            for created, seq, job_id, lane, due in found
+        ]
 
     async def start_attempt(self, job_id: JobId, attempt: Attempt) -> None:
         """See `JobStore.start_attempt`."""
@@ -425,12 +463,11 @@ class SqlJobStore:
 
     async def list_jobs(self, wanted: JobFilter) -> JobPage:
         """See `JobStore.list_jobs`."""
-        before = _NEWEST if wanted.before is None else wanted.before
-        values = (before, wanted.limit + 1, *([wanted.status.value] if wanted.status else []))
-        found = await self._fetch(LIST_JOBS_BY_STATUS if wanted.status else LIST_JOBS, *values)
-        page = found[: wanted.limit]
-        more = len(found) > wanted.limit
-        return JobPage(jobs=tuple(rows.job_of(row) for row in page), next_before=page[-1][0] if more else None)
+        return await self._database.read(lambda transaction: search.page(transaction, wanted))
+
+    async def count_jobs(self, wanted: JobFilter) -> Mapping[JobStatus, int]:
+        """See `JobStore.count_jobs`."""
+        return await self._database.read(lambda transaction: search.counts(transaction, wanted))
 
     async def fact(self, name: str, default: bytes) -> bytes:
         """Read a fact about this installation, or make it `default` once and for all."""
@@ -461,6 +498,11 @@ def _expect(row: Row | None, job_id: JobId) -> Row:
     if row is None:
         raise Superseded(f"job {job_id} has moved on")
     return row
+
+
+def _key_values(owner: str | None, idempotency_key: str, now: datetime) -> Row:
+    """Parameters of `FREE_KEY` and `GET_KEYED_JOB`."""
+    return (idempotency_key, owner or "", rows.to_micros(now))
 
 
 def _expect_one(changed: int, job_id: JobId) -> None:

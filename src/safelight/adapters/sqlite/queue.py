@@ -16,13 +16,14 @@ from typing import Protocol
 
 import structlog
 
-from safelight.application.ports import Again, StepHandler
+from safelight.application.ports import Again, Place, StepHandler
 from safelight.domain.errors import StorageError
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.job import Job
 
 _MOST_IN_MEMORY = 50_000
 _PAGE = 2_000
+_BEGINNING = (-1, -1)
 _PAUSE_AFTER_FAULT = timedelta(seconds=1)
 _LONGEST_SLEEP_S = 30.0
 """The wall clock may be set, and a machine may sleep, without the loop's timers knowing."""
@@ -33,7 +34,7 @@ log = structlog.get_logger(__name__)
 class OpenJobs(Protocol):
     """The part of the job store that the queue reads."""
 
-    async def due(self, *, limit: int, after: int) -> Sequence[tuple[int, JobId, ProviderName, datetime]]:
+    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime]]:
         """See `JobStore.due`."""
         ...
 
@@ -86,7 +87,7 @@ class SqliteQueue:
         """Of each job in a lane's `ready`: how many had lined up there before it."""
         self._woken_again: set[JobId] = set()
         self._reading = True
-        self._read_up_to = 0
+        self._read_up_to: Place = _BEGINNING
         self._turned_away = False
         self._stopping = False
         self._changed = asyncio.Event()
@@ -156,15 +157,15 @@ class SqliteQueue:
             return
         while (self._reading or self._turned_away) and len(self._known) + _PAGE <= _MOST_IN_MEMORY:
             if not self._reading:
-                self._reading, self._turned_away, self._read_up_to = True, False, 0
+                self._reading, self._turned_away, self._read_up_to = True, False, _BEGINNING
             try:
                 page = await self._jobs.due(limit=_PAGE, after=self._read_up_to)
             except StorageError as error:
                 log.warning("queue_read_failed", error=error.message)
                 asyncio.get_running_loop().call_later(_PAUSE_AFTER_FAULT.total_seconds(), self._changed.set)
                 return
-            for sequence, job_id, lane, at in page:
-                self._read_up_to = sequence
+            for place, job_id, lane, at in page:
+                self._read_up_to = place
                 if job_id not in self._known:
                     self._known.add(job_id)
                     self._place(job_id, Again(at=at, lane=lane))
