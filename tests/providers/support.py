@@ -16,7 +16,17 @@ from safelight.adapters.images import ImageProbe
 from safelight.adapters.providers._base import ProviderSettings
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._registry import load_providers
-from safelight.application.ports import Call, Failed, Finished, Provider, ProviderKey, Running, StoredPicture
+from safelight.application.ports import (
+    Accepted,
+    Call,
+    Failed,
+    Finished,
+    Provider,
+    ProviderKey,
+    RemotePicture,
+    Running,
+    StoredPicture,
+)
 from safelight.domain.errors import InvalidRequest, StorageError
 from safelight.domain.ids import BlobKey, ProviderName
 from safelight.domain.image import Dimensions, ImageRequest, InputImage, Operation, StoredImage, Target
@@ -211,6 +221,33 @@ async def run(provider: Provider, wanted: Call) -> Finished:
     outcome = await provider.start(wanted)
     assert isinstance(outcome, Finished)
     return outcome
+
+
+async def started(provider: Provider, request: ImageRequest, workspace: FolderWorkspace, **more: Any) -> str:
+    """Have work accepted; its handle."""
+    accepted = await provider.start(call(request, workspace, **more))
+    assert isinstance(accepted, Accepted)
+    return accepted.handle
+
+
+async def carried_out(provider: Provider, request: ImageRequest, workspace: FolderWorkspace) -> Finished:
+    """Have work accepted that is done by the first question."""
+    outcome = await polled(provider, await started(provider, request, workspace), call(request, workspace))
+    assert isinstance(outcome, Finished)
+    return outcome
+
+
+def links(finished: Finished) -> list[str]:
+    return [picture.url for picture in finished.pictures if isinstance(picture, RemotePicture)]
+
+
+def edit_of(
+    workspace: FolderWorkspace, model: str, provider: str, *, count: int = 1, mask: bool = False, **more: Any
+) -> ImageRequest:
+    """An edit of so many pictures, no two alike."""
+    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
+    drawn = workspace.put(mask_bytes()) if mask else None
+    return generation(model, provider, **{"operation": Operation.EDIT, "images": inputs, "mask": drawn, **more})
 
 
 async def polled(provider: Provider, handle: str, wanted: Call) -> Running | Finished:

@@ -18,7 +18,6 @@ from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._openai_shape import VARIATION_PROMPT
 from safelight.adapters.providers.fal import Fal, Options
 from safelight.application.ports import (
-    Accepted,
     CallbackAddress,
     Finished,
     Provider,
@@ -47,12 +46,16 @@ from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,
     call,
+    carried_out,
+    edit_of,
     generation,
     image_bytes,
+    links,
     mask_bytes,
     one_of_each,
     open_provider,
     polled,
+    started,
 )
 from tests.simulators._base import Fault
 from tests.simulators.fal import KEYS_PATH, Ending, FalSimulator, model_fault, platform_fault, signed
@@ -87,25 +90,7 @@ def asked(model: str, **more: Any) -> ImageRequest:
 
 
 def edit(workspace: FolderWorkspace, model: str, *, count: int = 1, **more: Any) -> ImageRequest:
-    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
-    return asked(model, **{"operation": Operation.EDIT, "images": inputs, **more})
-
-
-async def started(provider: Provider, request: ImageRequest, workspace: FolderWorkspace) -> str:
-    accepted = await provider.start(call(request, workspace))
-    assert isinstance(accepted, Accepted)
-    return accepted.handle
-
-
-async def carried_out(provider: Provider, request: ImageRequest, workspace: FolderWorkspace) -> Finished:
-    handle = await started(provider, request, workspace)
-    outcome = await polled(provider, handle, call(request, workspace))
-    assert isinstance(outcome, Finished)
-    return outcome
-
-
-def links(finished: Finished) -> list[str]:
-    return [picture.url for picture in finished.pictures if isinstance(picture, RemotePicture)]
+    return edit_of(workspace, model, "fal", count=count, **more)
 
 
 def picture_in(data_url: str) -> bytes:

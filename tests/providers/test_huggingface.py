@@ -28,8 +28,8 @@ from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,
     call,
+    edit_of,
     generation,
-    image_bytes,
     mask_bytes,
     open_provider,
     polled,
@@ -44,8 +44,7 @@ def wanted(workspace: FolderWorkspace | None = None, *, model: str, count: int =
     """An edit of `count` pictures, or a generation."""
     if workspace is None:
         return generation(model, "huggingface", **more)
-    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
-    return generation(model, "huggingface", **{"operation": Operation.EDIT, "images": inputs, **more})
+    return edit_of(workspace, model, "huggingface", count=count, **more)
 
 
 CONFORMANCE = ProviderCase(

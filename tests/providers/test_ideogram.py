@@ -25,9 +25,8 @@ from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,
     call,
+    edit_of,
     generation,
-    image_bytes,
-    mask_bytes,
     open_provider,
 )
 from tests.simulators._base import Fault
@@ -42,9 +41,7 @@ def wanted(
     """An edit of `count` pictures, or a generation."""
     if workspace is None:
         return generation(model, "ideogram", **more)
-    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
-    drawn = workspace.put(mask_bytes()) if mask else None
-    return generation(model, "ideogram", **{"operation": Operation.EDIT, "images": inputs, "mask": drawn, **more})
+    return edit_of(workspace, model, "ideogram", count=count, mask=mask, **more)
 
 
 CONFORMANCE = ProviderCase(

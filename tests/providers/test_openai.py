@@ -39,6 +39,7 @@ from tests.providers.support import (
     Once,
     ProviderCase,
     call,
+    edit_of,
     generation,
     image_bytes,
     mask_bytes,
@@ -73,8 +74,7 @@ def provider(simulator: OpenAISimulator, sessions: HttpSessions) -> Provider:
 
 
 def edit(workspace: FolderWorkspace, *, model: str = MODEL, count: int = 1, **more: Any) -> ImageRequest:
-    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
-    return generation(model, **{"operation": Operation.EDIT, "images": inputs, **more})
+    return edit_of(workspace, model, "openai", count=count, **more)
 
 
 class TestGeneration:

@@ -29,9 +29,9 @@ from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,
     call,
+    edit_of,
     generation,
     image_bytes,
-    mask_bytes,
     open_provider,
     run,
     stored,
@@ -46,9 +46,7 @@ NO_KEY = ProviderKey(name=None, value=None)
 def edit(
     workspace: FolderWorkspace, name: str, *, model: str = MODEL, count: int = 1, mask: bool = False, **more: Any
 ) -> ImageRequest:
-    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
-    drawn = workspace.put(mask_bytes()) if mask else None
-    return generation(model, name, **{"operation": Operation.EDIT, "images": inputs, "mask": drawn, **more})
+    return edit_of(workspace, model, name, count=count, mask=mask, **more)
 
 
 def vary(workspace: FolderWorkspace, name: str, **more: Any) -> ImageRequest:

@@ -22,9 +22,9 @@ from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,
     call,
+    edit_of,
     generation,
     image_bytes,
-    mask_bytes,
     open_provider,
     run,
     stored,
@@ -41,9 +41,7 @@ def wanted(
     """An edit of `count` pictures, or a generation."""
     if workspace is None:
         return generation(model, "recraft", **more)
-    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
-    drawn = workspace.put(mask_bytes()) if mask else None
-    return generation(model, "recraft", **{"operation": Operation.EDIT, "images": inputs, "mask": drawn, **more})
+    return edit_of(workspace, model, "recraft", count=count, mask=mask, **more)
 
 
 CONFORMANCE = ProviderCase(

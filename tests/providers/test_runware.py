@@ -12,7 +12,7 @@ from safelight.adapters.providers import runware
 from safelight.adapters.providers._base import Entry, NoOptions, ProviderSettings
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._openai_shape import VARIATION_PROMPT
-from safelight.application.ports import Accepted, Finished, Provider, RemotePicture, Running
+from safelight.application.ports import Finished, Provider, RemotePicture, Running
 from safelight.domain.errors import (
     ErrorClass,
     ProviderAuthError,
@@ -32,12 +32,13 @@ from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,
     call,
+    edit_of,
     generation,
-    image_bytes,
     mask_bytes,
     one_of_each,
     open_provider,
     polled,
+    started,
     stored,
 )
 from tests.simulators._base import Fault
@@ -55,8 +56,7 @@ def wanted(
     """An edit of `count` pictures, or a generation."""
     if workspace is None:
         return generation(model, "runware", **more)
-    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
-    return generation(model, "runware", **{"operation": Operation.EDIT, "images": inputs, **more})
+    return edit_of(workspace, model, "runware", count=count, **more)
 
 
 CONFORMANCE = ProviderCase(
@@ -86,15 +86,9 @@ def sent(simulator: RunwareSimulator) -> dict[str, Any]:
     return task
 
 
-async def accepted(provider: Provider, request: ImageRequest, workspace: FolderWorkspace, **more: Any) -> str:
-    outcome = await provider.start(call(request, workspace, **more))
-    assert isinstance(outcome, Accepted)
-    return outcome.handle
-
-
 async def through(provider: Provider, request: ImageRequest, workspace: FolderWorkspace) -> Finished:
     """Start and poll to the end; the simulator says "running" once."""
-    handle = await accepted(provider, request, workspace)
+    handle = await started(provider, request, workspace)
     running = await polled(provider, handle, call(request, workspace))
     assert isinstance(running, Running)
     finished = await polled(provider, handle, call(request, workspace))
@@ -156,7 +150,7 @@ class TestGeneration:
     ) -> None:
         simulator._running, simulator._image_bytes = 0, 1_000_000
         request = wanted(response_format=ResponseFormat.B64_JSON)
-        handle = await accepted(provider, request, workspace)
+        handle = await started(provider, request, workspace)
         finished = await polled(provider, handle, call(request, workspace))
         assert isinstance(finished, Finished)
         assert [image.size_bytes for image in stored(finished)] == [1_000_000]
@@ -174,7 +168,7 @@ class TestGeneration:
     async def test_what_was_not_said_is_not_sent(
         self, provider: Provider, simulator: RunwareSimulator, workspace: FolderWorkspace
     ) -> None:
-        await accepted(provider, wanted(size="auto", user="u"), workspace)
+        await started(provider, wanted(size="auto", user="u"), workspace)
         assert sent(simulator).keys() == {
             "taskType",
             "taskUUID",
@@ -190,7 +184,7 @@ class TestGeneration:
         self, provider: Provider, simulator: RunwareSimulator, workspace: FolderWorkspace
     ) -> None:
         request = wanted(model=OPENAI, quality="high", background="transparent", style="vivid")
-        await accepted(provider, request, workspace)
+        await started(provider, request, workspace)
         settings = {"quality": "high", "background": "transparent", "style": "vivid"}
         assert sent(simulator)["providerSettings"] == {"openai": settings}
 
@@ -237,7 +231,7 @@ class TestEdit:
         place: tuple[str, ...],
         count: int,
     ) -> None:
-        await accepted(provider, wanted(workspace, model=model, count=count), workspace)
+        await started(provider, wanted(workspace, model=model, count=count), workspace)
         found: Any = sent(simulator)
         for name in place:
             found = found[name]
@@ -247,7 +241,7 @@ class TestEdit:
         self, provider: Provider, simulator: RunwareSimulator, workspace: FolderWorkspace
     ) -> None:
         request = wanted(workspace, model=IDEOGRAM, count=1, mask=workspace.put(mask_bytes()), quality="high")
-        await accepted(provider, request, workspace)
+        await started(provider, request, workspace)
         task = sent(simulator)
         assert task["inputs"].keys() == {"image", "mask"}
         assert task["settings"] == {"quality": "high"}
@@ -331,10 +325,10 @@ class TestTasks:
         simulator.faults.push(Fault(kind="reset_after_read"))
         with pytest.raises(ProviderUncertain):
             await provider.start(call(wanted(), workspace))
-        handle = await accepted(provider, wanted(), workspace)
+        handle = await started(provider, wanted(), workspace)
         assert len(simulator.tasks) == 1
         assert msgspec.json.decode(handle)["task"] in simulator.tasks
-        await accepted(provider, wanted(), workspace, token="another attempt")
+        await started(provider, wanted(), workspace, token="another attempt")
         assert len(simulator.tasks) == 2
 
     async def test_a_conflict_is_known_whatever_its_status(
@@ -343,13 +337,13 @@ class TestTasks:
         fault = {"errors": [{"code": "conflictTaskUUID", "message": "used"}]}
         simulator.faults.push(*(Fault(kind="status", status=status, body=fault) for status in (200, 400, 409)))
         for _ in range(3):
-            await accepted(provider, wanted(), workspace)
+            await started(provider, wanted(), workspace)
 
     async def test_another_process_goes_on_with_the_handle(
         self, simulator: RunwareSimulator, sessions: HttpSessions, workspace: FolderWorkspace
     ) -> None:
         first = open_provider("runware", sessions, simulator.base_url)
-        handle = await accepted(first, wanted(), workspace)
+        handle = await started(first, wanted(), workspace)
         second = open_provider("runware", sessions, simulator.base_url + "/")
         outcomes = [await second.poll(handle, call(wanted(), workspace)) for _ in range(2)]
         assert isinstance(outcomes[1], Finished)
@@ -367,7 +361,7 @@ class TestTasks:
         entry = Entry(settings=settings, options=NoOptions(), repeatable=False, sessions=sessions)
         provider = runware.Runware(entry, now=lambda: now)
         request = wanted(prompt="[forgotten] fox")
-        handle = await accepted(provider, request, workspace)
+        handle = await started(provider, request, workspace)
         young = await polled(provider, handle, call(request, workspace))
         assert isinstance(young, Running)
         now += 3601
@@ -406,7 +400,7 @@ class TestTasks:
         assert simulator.exchanges == []
 
     async def test_nothing_can_be_cancelled(self, provider: Provider, workspace: FolderWorkspace) -> None:
-        handle = await accepted(provider, wanted(), workspace)
+        handle = await started(provider, wanted(), workspace)
         assert not await provider.cancel(handle, call(wanted(), workspace))
 
 
@@ -496,7 +490,7 @@ class TestErrors:
         body: Any,
         expected: ErrorClass,
     ) -> None:
-        handle = await accepted(provider, wanted(), workspace)
+        handle = await started(provider, wanted(), workspace)
         simulator.faults.push(Fault(kind="status", status=status, body=body))
         with pytest.raises(ProviderError) as caught:
             await polled(provider, handle, call(wanted(), workspace))
@@ -505,7 +499,7 @@ class TestErrors:
     async def test_a_poll_whose_answer_is_lost_may_be_made_again(
         self, provider: Provider, simulator: RunwareSimulator, workspace: FolderWorkspace
     ) -> None:
-        handle = await accepted(provider, wanted(), workspace)
+        handle = await started(provider, wanted(), workspace)
         simulator.faults.push(Fault(kind="truncated"))
         with pytest.raises(ProviderUnavailable):
             await polled(provider, handle, call(wanted(), workspace))

@@ -25,8 +25,8 @@ from tests.providers.support import (
     FolderWorkspace,
     ProviderCase,
     call,
+    edit_of,
     generation,
-    image_bytes,
     mask_bytes,
     open_provider,
     run,
@@ -45,8 +45,7 @@ def wanted(
     """An edit of `count` pictures, or a generation."""
     if workspace is None:
         return generation(model, "xai", **more)
-    inputs = tuple(workspace.put(image_bytes(colour=(number, 0, 0))) for number in range(count))
-    return generation(model, "xai", **{"operation": Operation.EDIT, "images": inputs, **more})
+    return edit_of(workspace, model, "xai", count=count, **more)
 
 
 CONFORMANCE = ProviderCase(
