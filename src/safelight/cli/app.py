@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli import batch, demo, doctor, images, jobs, migrate, serve, settings
+from safelight.cli import batch, demo, doctor, images, jobs, migrate, serve, settings, transfer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +38,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(batch.app, name="batch")
 app.command()(doctor.doctor)
 app.command()(migrate.migrate)
+app.command()(transfer.transfer)
 app.command()(settings.settings)
 app.command()(demo.demo)
 

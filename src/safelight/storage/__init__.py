@@ -6,7 +6,7 @@ from safelight.domain.errors import ConfigurationError
 from safelight.storage.base import Lanes, Storage, WorkQueue
 from safelight.storage.embedded import migrate_embedded, open_embedded
 
-__all__ = ["Lanes", "Storage", "WorkQueue", "migrate_storage", "open_storage"]
+__all__ = ["Lanes", "Storage", "WorkQueue", "migrate_storage", "open_storage", "require_postgres"]
 
 
 async def open_storage(settings: Settings, lanes: Lanes, *, address: str | None = None, timed: Timed) -> Storage:
