@@ -27,7 +27,9 @@ from safelight.adapters.secret_box import AesGcmBox
 from safelight.adapters.sql.access import SqlAccessStore
 from safelight.adapters.sql.batches import SqlBatchStore
 from safelight.adapters.sql.counts import SqlCounts
+from safelight.adapters.sql.overrides import SqlOverrideStore
 from safelight.adapters.sql.switches import SqlSwitches
+from safelight.adapters.sql.usage import SqlUsage
 from safelight.adapters.sql.webhooks import SqlWebhookStore
 from safelight.adapters.sqlite.inspection import SqliteInspection
 from safelight.adapters.webhooks import HttpWebhookSender
@@ -51,6 +53,7 @@ from safelight.application.estimate import Estimate
 from safelight.application.govern import Govern
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.observer import Observers
+from safelight.application.overrides import Override
 from safelight.application.pace import Pace
 from safelight.application.ports import Provider, ProviderKey
 from safelight.application.queue_state import ReadQueue
@@ -81,6 +84,7 @@ log = structlog.get_logger(__name__)
 BUILTIN = "builtin"
 KEY_HASH = "virtual_key_hash"
 """The fact under which the key of the virtual keys' hashes lies, itself encrypted."""
+_LOOK_FOR_OVERRIDES_S = 2.0
 _ORPHANS_EVERY = timedelta(hours=6)
 _WEBHOOK_GRACE_S = 5.0
 _MOST_OUTPUT_PIXELS = 1_000_000_000
@@ -270,9 +274,17 @@ def _admin_door(settings: Settings) -> AdminDoor:
     return AdminDoor(key=key.get_secret_value() if key else None, loopback=settings.server.loopback)
 
 
-def _renewed(entry: ProviderEntry, said: ProviderEntrySettings, name: str) -> ProviderEntry:
-    keys = _keys(name, said.keys)
-    if any(each.key.name for each in entry.keys) and not said.keys:
+def _with_stored(keys: tuple[KeyEntry, ...], stored: tuple[KeyEntry, ...]) -> tuple[KeyEntry, ...]:
+    """The settings' keys with those that an administrator added; of one name, theirs."""
+    names = {entry.key.name for entry in stored}
+    return (*(key for key in keys if key.key.name is not None and key.key.name not in names), *stored) or keys
+
+
+def _renewed(
+    entry: ProviderEntry, said: ProviderEntrySettings, name: str, stored: tuple[KeyEntry, ...]
+) -> ProviderEntry:
+    keys = _with_stored(_keys(name, said.keys), stored)
+    if any(each.key.name for each in entry.keys) and not said.keys and not stored:
         raise ConfigurationError(
             f"providers.{name}.keys: the settings name no key any more; a restart is needed for that"
         )
@@ -330,6 +342,11 @@ class Gateway:
         self._batch_lines = BlobBatchLines(storage.blobs, storage.clock)
         self.secret_box = AesGcmBox(storage.encryption_keys)
         self.access_store = SqlAccessStore(storage.database)
+        self._overrides = SqlOverrideStore(storage.database, self.secret_box)
+        self._stored_keys: Mapping[str, tuple[KeyEntry, ...]] = {}
+        """Keys of providers that an administrator added, by provider."""
+        self._keys_of = settings
+        """The settings that the providers' keys were read from last."""
         self.made_keys: Mapping[str, str] = {}
         """Virtual keys of the settings that had no value: made at this start, to be shown once."""
         self._accepting = True
@@ -387,6 +404,7 @@ class Gateway:
         warn_of_endings(self._ports(), self._clock.now().date())
         secret = await self._store.fact("link_secret", secrets.token_bytes(32))
         callers = await self._open_callers()
+        await self._apply_overrides()
         estimate = Estimate(providers=self._providers)
         self._govern = govern = Govern(callers=callers, estimate=estimate)
         self.retry = Retry(read=self.read, store=self._store, queue=self._queue, clock=self._clock, govern=govern)
@@ -443,6 +461,10 @@ class Gateway:
                 ),
                 admin=_admin_door(self._settings),
                 callers=callers,
+                administer=self.administer,
+                override=Override(store=self._overrides, clock=self._clock, apply=self._apply_overrides),
+                check_price=partial(read_price, where="the price"),
+                usage=SqlUsage(self._storage.database).report,
                 metrics=MetricsPage(page=partial(self._metrics.page, queue.state), protected=server.protect_metrics),
                 access=Access(served=self._metrics.served, kept=AccessLog(told.access), spans=self._traces),
                 webhooks=webhooks,
@@ -453,6 +475,7 @@ class Gateway:
         self._tasks = [
             asyncio.create_task(self._metrics.watch_the_loop()),
             asyncio.create_task(self._switches.follow()),
+            asyncio.create_task(self._watch_overrides()),
         ]
         if server.role is not Role.API:
             self._engine = asyncio.create_task(self._queue.run(advance.step))
@@ -535,12 +558,51 @@ class Gateway:
         Calls that are out go on with the keys that they have.
         """
         said = enabled_providers(settings)
-        renewed = {name: _renewed(entry, said[name], name) for name, entry in self._providers.items() if name in said}
+        renewed = {
+            name: _renewed(entry, said[name], name, self._stored_keys.get(name, ()))
+            for name, entry in self._providers.items()
+            if name in said
+        }
         for name, entry in renewed.items():
             self._providers[name] = entry
             self._keys.renew(name)
+        self._keys_of = settings
         names = {name: [each.key.name for each in entry.keys] for name, entry in renewed.items()}
         log.info("provider_keys_reloaded", keys={name: keys for name, keys in names.items() if keys != [None]})
+
+    async def _apply_overrides(self) -> None:
+        """Have the engine take the keys and prices that administrators added; calls that are out keep theirs."""
+        found = defaultdict[str, list[KeyEntry]](list)
+        for stored, value in await self._overrides.keys():
+            key = ProviderKey(name=stored.name, value=value)
+            found[stored.provider].append(
+                KeyEntry(key=key, models=stored.models, weight=stored.weight, concurrency=stored.concurrency)
+            )
+        self._stored_keys = {name: tuple(keys) for name, keys in found.items()}
+        prices: dict[str, dict[str, Price]] = {
+            name: dict(table) for name, table in operator_prices(self._settings).items()
+        }
+        for price in await self._overrides.prices():
+            prices.setdefault(price.provider, {})[price.model] = read_price(price.table, where="a stored price")
+        said = known_entries(self._keys_of)
+        for name, entry in self._providers.items():
+            keys = _with_stored(_keys(name, said[name].keys), self._stored_keys.get(name, ()))
+            self._providers[name] = replace(entry.with_keys(keys), prices=prices.get(name, {}))
+            if keys != entry.keys:
+                self._keys.renew(name)
+
+    async def _watch_overrides(self) -> None:
+        """See what other processes changed."""
+        version = await self.access_store.version()
+        while True:
+            await asyncio.sleep(_LOOK_FOR_OVERRIDES_S)
+            try:
+                newest = await self.access_store.version()
+                if newest != version:
+                    await self._apply_overrides()
+                    version = newest
+            except StorageError as error:
+                log.warning("overrides_not_read", error=error.message)
 
     async def _check_ready(self) -> None:
         if not self._accepting:

@@ -18,7 +18,7 @@ PRICE = 20_000
 KEY = "sk-bf-of-the-first-team"
 
 
-@pytest.mark.timeout(60 + 5 * KILLS)
+@pytest.mark.timeout(60 + 15 * KILLS)
 async def test_whatever_is_held_is_settled_once_however_often_the_gateway_is_killed(tmp_path: Path) -> None:
     random = Random(KILLS)
     async with OpenAICompatibleSimulator() as box:

@@ -62,7 +62,7 @@ def test_it_counts_at_most_a_slot_longer_and_then_no_more(text: str, now: dateti
     assert free - now <= timedelta(seconds=period.seconds * 61 / 60 + 1)
 
 
-@pytest.mark.parametrize("text", ["", "h", "0h", "1x", "1.5h", "-1h", "1H", "99999d", "1h "])
+@pytest.mark.parametrize("text", ["", "h", "0h", "1x", "1.5h", "-1h", "1H", "99999d", "1h ", "10Y", "100M"])
 def test_what_is_no_period_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a period is"):
         Period(text=text)

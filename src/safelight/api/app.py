@@ -22,6 +22,7 @@ from safelight.api.docs import docs_routes
 from safelight.api.errors import error_response
 from safelight.api.estimate import estimate_routes
 from safelight.api.files import file_routes
+from safelight.api.governance import governance_routes
 from safelight.api.images import image_routes
 from safelight.api.job_routes import job_routes
 from safelight.api.listing import listing_routes
@@ -49,6 +50,7 @@ class Api:
             *listing_routes(),
             *file_routes(),
             *callback_routes(),
+            *governance_routes(),
             *service_routes(),
             *estimate_routes(),
             *metrics_routes(),

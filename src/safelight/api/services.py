@@ -1,19 +1,22 @@
 """What the endpoints are handed by the wiring."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from starlette.requests import Request
 
 from safelight.api.access import Access
 from safelight.api.admin import AdminDoor
 from safelight.api.links import Links
+from safelight.application.administer import Administer
 from safelight.application.batch import Batches
 from safelight.application.callback import TakeCallback
 from safelight.application.callers import Callers
 from safelight.application.cancel import Cancel
 from safelight.application.estimate import Estimate
+from safelight.application.overrides import Override
 from safelight.application.pace import Pace
 from safelight.application.ports import BlobStore, Provider, Workspace
 from safelight.application.queue_state import ReadQueue
@@ -23,6 +26,7 @@ from safelight.application.submit import Submit
 from safelight.application.switches import Switches
 from safelight.application.webhooks import Webhooks
 from safelight.domain.ids import JobId, ProviderName
+from safelight.domain.usage import UsageFilter, UsageRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,11 @@ class Services:
     limits: ApiLimits
     admin: AdminDoor
     callers: Callers
+    administer: Administer
+    override: Override
+    check_price: Callable[[Mapping[str, Any]], object]
+    """Raises `ConfigurationError` for what is no price list."""
+    usage: Callable[[UsageFilter], Awaitable[Sequence[UsageRow]]]
     metrics: MetricsPage
     access: Access
     callback: TakeCallback

@@ -12,9 +12,9 @@ from safelight.application.callers import Callers
 from safelight.application.ports import Clock
 from safelight.domain.access import Customer, Holder, ProviderLimits, Team, VirtualKey, kind_of
 from safelight.domain.budget import HolderKind
-from safelight.domain.errors import InvalidRequest, NotFound
+from safelight.domain.errors import NotFound
 
-H = TypeVar("H", VirtualKey, Team, Customer, ProviderLimits)
+H = TypeVar("H", bound=Holder)
 
 SETTINGS = "settings"
 """Who the audit log names for what the settings file says."""
@@ -50,7 +50,7 @@ class Administer:
     clock: Clock
 
     async def create(self, draft: H, *, actor: str) -> StoredHolder:
-        """Write something new; raises `Conflict` when the name is taken, `InvalidRequest`."""
+        """Write something new; raises `Conflict` when the name is taken."""
         holder = await self._placed(replace(draft, id=draft.id or str(uuid4())))
         await self._save(holder, actor=actor, action="created")
         return await self._stored(kind_of(holder), holder.id)
@@ -63,7 +63,7 @@ class Administer:
         return await self._stored(HolderKind.KEY, key.id), value
 
     async def change(self, draft: H, *, actor: str) -> StoredHolder:
-        """Put other terms in the place of those that `draft.id` has; raises `NotFound`, `Conflict`, `InvalidRequest`."""
+        """Put other terms in the place of those that `draft.id` has; raises `NotFound`, `Conflict`."""
         kind = kind_of(draft)
         await self._stored(kind, draft.id)
         await self._save(await self._placed(draft), actor=actor, action="changed")
@@ -144,21 +144,19 @@ class Administer:
 
     async def _placed(self, draft: H) -> H:
         """Put ids in the place of the names of the team and the customer."""
-        match draft:
-            case VirtualKey():
-                team = await self._id_of(HolderKind.TEAM, draft.team)
-                return replace(draft, team=team, customer=await self._id_of(HolderKind.CUSTOMER, draft.customer))
-            case Team():
-                return replace(draft, customer=await self._id_of(HolderKind.CUSTOMER, draft.customer))
-            case _:
-                return draft
+        if isinstance(draft, VirtualKey):
+            team = await self._id_of(HolderKind.TEAM, draft.team)
+            return replace(draft, team=team, customer=await self._id_of(HolderKind.CUSTOMER, draft.customer))
+        if isinstance(draft, Team):
+            return replace(draft, customer=await self._id_of(HolderKind.CUSTOMER, draft.customer))
+        return draft
 
     async def _id_of(self, kind: HolderKind, name: str | None) -> str | None:
         if name is None:
             return None
         found = await self.store.holder_named(kind, name)
         if found is None:
-            raise InvalidRequest(f"there is no {kind.value} named {name!r}", param=kind.value)
+            raise NotFound(f"there is no {kind.value} named {name!r}", param=kind.value)
         return found.holder.id
 
     async def _stored(self, kind: HolderKind, holder_id: str) -> StoredHolder:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-_PERIOD = re.compile(r"([1-9][0-9]{0,3})([mhdwMY])")
+_PERIOD = re.compile(r"([1-9][0-9]{0,3}[mh]|[1-9][0-9]{0,2}d|[1-9][0-9]?[wM]|[1-9]Y)")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800, "M": 30 * 86_400, "Y": 365 * 86_400}
 _ROLLING_SLOTS = 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

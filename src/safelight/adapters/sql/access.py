@@ -141,7 +141,7 @@ class SqlAccessStore:
                 await transaction.execute(RETIRE_SECRETS, holder.id, to_micros(retire))
             if secret is not None:
                 await _put_secret(transaction, holder.id, secret)
-            await _note(transaction, change)
+            await note(transaction, change)
 
         await self._database.write(write)
 
@@ -156,7 +156,7 @@ class SqlAccessStore:
                 raise NotFound(f"there is no such {kind.value}")
             await meters.keep(transaction, kind, holder_id, ())
             await transaction.execute(DROP_SECRETS, holder_id)
-            await _note(transaction, change)
+            await note(transaction, change)
 
         await self._database.write(write)
 
@@ -182,7 +182,7 @@ class SqlAccessStore:
 
     async def note(self, change: Change) -> None:
         """See `AccessStore.note`."""
-        await self._database.write(lambda transaction: _note(transaction, change))
+        await self._database.write(lambda transaction: note(transaction, change))
 
 
 async def _grant(transaction: Transaction, key_id: str) -> Grant | None:
@@ -226,7 +226,8 @@ async def _put_secret(transaction: Transaction, key_id: str, secret: KeySecret) 
     )
 
 
-async def _note(transaction: Transaction, change: Change) -> None:
+async def note(transaction: Transaction, change: Change) -> None:
+    """Write a line of the audit log, in the transaction that makes the change."""
     await transaction.execute(
         NOTE,
         to_micros(change.at),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from safelight.adapters.sql import events, holds, outbox, rows, search
+from safelight.adapters.sql import events, holds, outbox, rows, search, usage
 from safelight.adapters.sql.database import Database, Row, Transaction
 from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage, Place
 from safelight.domain.errors import Superseded
@@ -443,6 +443,7 @@ class SqlJobStore:
         values = [(job_id,) for job_id in job_ids]
 
         async def write(transaction: Transaction) -> None:
+            await transaction.execute_many(usage.KEEP, values)
             await transaction.execute_many(DELETE_ATTEMPTS, values)
             await transaction.execute_many(DELETE_EVENTS, values)
             await transaction.execute_many(DELETE_JOB, values)

@@ -83,8 +83,9 @@ CREATE INDEX jobs_waiting_of_a_key ON jobs (owner) WHERE status = 'pending' AND 
 -- What calls cost, to be summed by day, key, team, provider and model; kept when the jobs are gone.
 ALTER TABLE attempts ADD COLUMN images      BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE attempts ADD COLUMN cost_micros BIGINT;
+-- `day` counts from 1970.
 CREATE TABLE usage_days (
-    day           TEXT    NOT NULL,
+    day           BIGINT  NOT NULL,
     owner         TEXT    NOT NULL,
     team          TEXT    NOT NULL,
     provider      TEXT    NOT NULL,
