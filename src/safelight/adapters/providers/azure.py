@@ -18,9 +18,9 @@ from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModu
 from safelight.adapters.providers._body import json_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import Complaint, ErrorTable, read_complaint
+from safelight.adapters.providers._gpt_images import buy_pictures, plain_fields, quality_of
 from safelight.adapters.providers._http import Dialect, bearer
-from safelight.adapters.providers._openai_shape import edit_form, given, prompt_of
-from safelight.adapters.providers._openai_stream import buy_pictures, streamed
+from safelight.adapters.providers._openai_shape import edit_form
 from safelight.adapters.providers._rules import (
     compression_needs_lossy_format,
     edits_inpaint,
@@ -37,8 +37,6 @@ from safelight.domain.errors import (
 )
 from safelight.domain.image import ImageRequest, Operation
 
-_FIELDS = ("size", "background", "moderation", "output_format", "output_compression")
-_OLD_QUALITIES = {"standard": "medium", "hd": "high"}
 _TAKEN_IMAGES = frozenset({"image/png", "image/jpeg"})
 _POLICY = frozenset(
     {
@@ -209,30 +207,18 @@ class Azure(BaseProvider):
         return self._options.deployments.get(model, model)
 
     def _fields(self, call: Call) -> dict[str, object]:
-        """Name the fields as Azure does. `response_format` is never sent: these models refuse it."""
+        """Name the fields as Azure does."""
         request = call.request
-        fields: dict[str, object] = {"n": call.n, **given(request, _FIELDS), **streamed(request)}
-        fields["quality"] = self._quality(request)
+        fields = {**plain_fields(call, self.spec(call.model)), "quality": self._quality(request)}
         if self._options.api == "v1":  # on the other path a model in the body breaks some deployments
             fields["model"] = self._deployment(call.model)
-        if (prompt := prompt_of(request)) is not None:
-            fields["prompt"] = prompt
-        if request.input_fidelity is not None and self._takes_fidelity(call.model):
-            fields["input_fidelity"] = request.input_fidelity
         if request.user:
             fields["user"] = hashlib.sha256(request.user.encode()).hexdigest()
         return {**fields, **request.extra}
 
     def _quality(self, request: ImageRequest) -> str:
         """Always say it: whether Azure knows `auto` is not documented."""
-        if request.quality in {None, "auto"}:
-            return self._options.quality
-        return _OLD_QUALITIES.get(request.quality, request.quality)
-
-    def _takes_fidelity(self, model: str) -> bool:
-        """Where it is always high, from gpt-image-2 on, the field is left out."""
-        spec = self.spec(model)
-        return spec is None or spec.fidelities != {"high"}
+        return self._options.quality if request.quality in {None, "auto"} else quality_of(request.quality)
 
     async def close(self) -> None:
         """Let go of the identity's connections."""

@@ -11,9 +11,9 @@ from safelight.adapters.providers._base import BaseProvider, Entry, ProviderModu
 from safelight.adapters.providers._body import json_body
 from safelight.adapters.providers._catalogue import load_catalogue
 from safelight.adapters.providers._errors import ErrorTable
+from safelight.adapters.providers._gpt_images import buy_pictures, plain_fields, quality_of
 from safelight.adapters.providers._http import Dialect
-from safelight.adapters.providers._openai_shape import edit_form, given, prompt_of
-from safelight.adapters.providers._openai_stream import buy_pictures, streamed
+from safelight.adapters.providers._openai_shape import edit_form
 from safelight.adapters.providers._rules import (
     compression_needs_lossy_format,
     edits_inpaint,
@@ -30,9 +30,6 @@ from safelight.domain.errors import (
 )
 from safelight.domain.image import ImageRequest, Operation
 
-_FIELDS = ("size", "background", "moderation", "output_format", "output_compression")
-_OLD_QUALITIES = {"standard": "medium", "hd": "high"}
-"""DALL·E's words, which clients still send; what they become is our choice."""
 _DIALECT = Dialect(
     errors=ErrorTable(
         words={
@@ -110,23 +107,14 @@ class OpenAI(BaseProvider):
         return await buy_pictures(self._http, call, self._edits, edit_form(call, fields), headers=self._headers)
 
     def _fields(self, call: Call) -> dict[str, object]:
-        """Name the fields as OpenAI does. `response_format` is never sent: these models refuse it."""
+        """Name the fields as OpenAI does."""
         request = call.request
-        fields: dict[str, object] = {"model": call.model, "n": call.n, **given(request, _FIELDS), **streamed(request)}
-        if (prompt := prompt_of(request)) is not None:
-            fields["prompt"] = prompt
+        fields = {"model": call.model, **plain_fields(call, self.spec(call.model))}
         if request.quality is not None:
-            fields["quality"] = _OLD_QUALITIES.get(request.quality, request.quality)
-        if request.input_fidelity is not None and self._takes_fidelity(call.model):
-            fields["input_fidelity"] = request.input_fidelity
+            fields["quality"] = quality_of(request.quality)
         if request.user:
             fields["safety_identifier"] = hashlib.sha256(request.user.encode()).hexdigest()
         return {**fields, **request.extra}
-
-    def _takes_fidelity(self, model: str) -> bool:
-        """Where it is always high, from gpt-image-2 on, the field is refused."""
-        spec = self.spec(model)
-        return spec is None or spec.fidelities != {"high"}
 
 
 PROVIDER = ProviderModule(

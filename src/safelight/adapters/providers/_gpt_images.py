@@ -1,6 +1,6 @@
-"""How OpenAI's image models show a picture while it develops: a stream of previews, and of each picture once it is done.
+"""OpenAI's GPT image models, at OpenAI and at Azure: their fields, and how they show a picture while it develops.
 
-Source: https://developers.openai.com/api/reference/resources/images/streaming-events, read 2026-11-25.
+Such an answer is a stream: previews, and each picture once it is done. Source: https://developers.openai.com/api/reference/resources/images/streaming-events, read 2026-11-25.
 """
 
 from contextlib import aclosing
@@ -14,13 +14,17 @@ from yarl import URL
 from safelight.adapters.providers._answer import Answer
 from safelight.adapters.providers._body import Body
 from safelight.adapters.providers._http import ProviderHttp
-from safelight.adapters.providers._openai_shape import finished, usage_of, via_of
+from safelight.adapters.providers._openai_shape import finished, given, prompt_of, usage_of, via_of
 from safelight.application.ports import Call, Finished, StoredPicture
+from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ProviderError, ProviderProtocolError, ProviderUnavailable, ProviderUncertain
-from safelight.domain.image import ImageRequest, Usage
+from safelight.domain.image import Usage
 
 log = structlog.get_logger(__name__)
 
+_FIELDS = ("size", "background", "moderation", "output_format", "output_compression")
+_OLD_QUALITIES = {"standard": "medium", "hd": "high"}
+"""DALL·E's words, which clients still send; what they become is our choice."""
 _CALLERS_FAULTS = frozenset({"invalid_request_error", "image_generation_user_error"})
 
 
@@ -42,9 +46,25 @@ class _Event(msgspec.Struct):
     error: _Fault | None = None
 
 
-def streamed(request: ImageRequest) -> dict[str, Any]:
-    """The fields that make the answer a stream: only where previews are asked for."""
-    return {"stream": True, "partial_images": request.partial_images} if request.partial_images else {}
+def plain_fields(call: Call, spec: ModelSpec | None) -> dict[str, Any]:
+    """Name what both hosts call alike. `response_format` is never sent: these models refuse it.
+
+    `input_fidelity` is refused, too, where it is always high: from gpt-image-2 on.
+    """
+    request = call.request
+    fields: dict[str, Any] = {"n": call.n, **given(request, _FIELDS)}
+    if request.partial_images:
+        fields |= {"stream": True, "partial_images": request.partial_images}
+    if (prompt := prompt_of(request)) is not None:
+        fields["prompt"] = prompt
+    if request.input_fidelity is not None and (spec is None or spec.fidelities != {"high"}):
+        fields["input_fidelity"] = request.input_fidelity
+    return fields
+
+
+def quality_of(word: str) -> str:
+    """Spell a quality as these models do."""
+    return _OLD_QUALITIES.get(word, word)
 
 
 async def buy_pictures(http: ProviderHttp, call: Call, url: URL, body: Body, **more: Any) -> Finished:
