@@ -1,16 +1,21 @@
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from safelight.adapters.blobs import cloud
 from safelight.adapters.data_dir import acquire
+from safelight.adapters.sql.schema import newest
 from safelight.adapters.sqlite.connection import open_connection
 from safelight.adapters.sqlite.migrate import migrate
 from safelight.cli import checks
 from safelight.cli.app import app
+from tests.postgres import execute, in_a_thread
+from tests.s3 import S3
 
 KEY = "sk-made-up-for-this-test"
 
@@ -156,3 +161,45 @@ def test_for_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[0].startswith("ok    program ")
     off = next(index for index, line in enumerate(lines) if line.startswith("off   openai "))
     assert lines[off + 1].strip() == "-> set OPENAI_API_KEY"
+
+
+# Several machines
+
+
+def test_a_shared_database_and_a_bucket_are_looked_at(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, database_url: str, s3: S3
+) -> None:
+    monkeypatch.setenv("SAFELIGHT_STORAGE__DATABASE_URL", database_url)
+    monkeypatch.setenv("SAFELIGHT_STORAGE__BLOB_URL", s3.url)
+    monkeypatch.setenv("SAFELIGHT_STORAGE__BLOB_OPTIONS", json.dumps(s3.options))
+    code, found = doctor()
+    assert code == 0
+    assert "Postgres " in found["database"]["finding"]
+    assert f"schema {newest('postgres')}" in found["database"]["finding"]
+    assert found["images"]["finding"] == f"{s3.url} answers"
+    assert found["encryption key"]["mark"] == "warn"
+    assert {method for method, _ in s3.requests} == {"GET"}, "it changes nothing"
+
+
+def test_a_database_and_a_bucket_that_do_not_answer_are_told_without_secrets(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, s3: S3
+) -> None:
+    monkeypatch.setattr(cloud, "_BRISK", {"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
+    s3.fault = 503
+    monkeypatch.setenv("SAFELIGHT_STORAGE__DATABASE_URL", f"postgresql://me:{KEY}@127.0.0.1:1/jobs")
+    monkeypatch.setenv("SAFELIGHT_STORAGE__BLOB_URL", s3.url)
+    monkeypatch.setenv("SAFELIGHT_STORAGE__BLOB_OPTIONS", json.dumps(s3.options))
+    code, found = doctor()
+    assert code == 1
+    assert found["database"]["mark"] == found["images"]["mark"] == "fail"
+    assert "postgresql://127.0.0.1:1/jobs" in found["database"]["finding"]
+
+
+def test_a_database_of_a_newer_release_is_told(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    in_a_thread(lambda: execute(database_url, "UPDATE schema_version SET version = version + 1"))
+    monkeypatch.setenv("SAFELIGHT_STORAGE__DATABASE_URL", database_url)
+    code, found = doctor()
+    assert code == 1
+    assert "run a newer release" in found["database"]["remedy"]

@@ -21,6 +21,7 @@ from safelight.cli.tables import size
 from safelight.config import ProviderEntrySettings, Settings, settings_file, stray_variables
 from safelight.domain.capability import Life, ModelSpec
 from safelight.domain.errors import ConfigurationError, StorageError
+from safelight.storage import look_at_bucket, look_at_database
 from safelight.wiring import known_entries, open_inspection, open_provider, provider_modules, provider_settings
 
 _LOW_SPACE_BYTES = 1_000_000_000
@@ -147,6 +148,40 @@ def database(folder: Path) -> Iterator[Check]:
         yield Check(name="database", mark=Mark.FAIL, finding=fault, remedy=remedy)
     else:
         yield Check(name="database", mark=Mark.OK, finding=finding)
+
+
+def shared_database(settings: Settings) -> Iterator[Check]:
+    """See whether the Postgres answers, and whether its schema is this release's."""
+    where = settings.storage.shown_database_url
+    try:
+        found = asyncio.run(look_at_database(settings))
+    except (ConfigurationError, StorageError) as error:
+        remedy = "see that it runs, and that storage.database_url names it, its user and the password"
+        yield Check(name="database", mark=Mark.FAIL, finding=f"{where}: {error}", remedy=remedy)
+        return
+    if found is None:
+        return
+    finding = f"{where}, Postgres {found.server}, schema {found.schema or 'not made yet'}"
+    if found.schema > found.newest:
+        remedy = f"run a newer release of safelight: this one knows schemas up to {found.newest}"
+        yield Check(name="database", mark=Mark.FAIL, finding=finding, remedy=remedy)
+    else:
+        yield Check(name="database", mark=Mark.OK, finding=finding)
+    if not settings.auth.encryption_keys:
+        finding = "none is set: the one for stored secrets lies in the database beside them"
+        remedy = "set SAFELIGHT_ENCRYPTION_KEY, the same for all processes"
+        yield Check(name="encryption key", mark=Mark.WARN, finding=finding, remedy=remedy)
+
+
+def bucket(settings: Settings) -> Iterator[Check]:
+    """See whether the images' bucket can be listed."""
+    where = settings.storage.blob_url
+    try:
+        if asyncio.run(look_at_bucket(settings)):
+            yield Check(name="images", mark=Mark.OK, finding=f"{where} answers")
+    except (ConfigurationError, StorageError) as error:
+        remedy = "see to the vendor's usual variables, and to storage.blob_options"
+        yield Check(name="images", mark=Mark.FAIL, finding=f"{where}: {error}", remedy=remedy)
 
 
 def address(settings: Settings, *, in_use: bool) -> Iterator[Check]:

@@ -38,7 +38,8 @@ def _examine(config: Path | None, data_dir: Path | None) -> Iterator[Check]:
     folder = settings.storage.data_dir
     yield from checks.settings_source(config, None)
     yield from checks.data_folder(folder)
-    yield from checks.database(folder)
+    yield from checks.database(folder) if settings.storage.database_url is None else checks.shared_database(settings)
+    yield from checks.bucket(settings)
     yield from checks.address(settings, in_use=_in_use(folder))
     yield from checks.public_url(settings)
     yield from checks.providers(settings, config)

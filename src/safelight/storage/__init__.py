@@ -1,12 +1,30 @@
 """Opens what the settings say jobs and images are kept in: this machine's folder, or a Postgres that many share."""
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from safelight.adapters.blobs.cloud import CloudBlobStore
+from safelight.adapters.sql.schema import newest
 from safelight.adapters.sql.timed import Timed
 from safelight.config import Role, Settings
 from safelight.domain.errors import ConfigurationError
 from safelight.storage.base import Lanes, Storage, WorkQueue
 from safelight.storage.embedded import migrate_embedded, open_embedded
+from safelight.storage.images import open_blobs
 
-__all__ = ["Lanes", "Storage", "WorkQueue", "migrate_storage", "open_storage", "require_postgres"]
+__all__ = [
+    "Lanes",
+    "SharedDatabase",
+    "Storage",
+    "WorkQueue",
+    "look_at_bucket",
+    "look_at_database",
+    "migrate_storage",
+    "open_storage",
+    "require_postgres",
+]
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 async def open_storage(settings: Settings, lanes: Lanes, *, address: str | None = None, timed: Timed) -> Storage:
@@ -38,6 +56,39 @@ async def migrate_storage(settings: Settings) -> tuple[int, int]:
     from safelight.adapters.postgres.migrate import migrate  # noqa: PLC0415 - needs packages of an extra
 
     return await migrate(settings.storage.database_url.get_secret_value())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedDatabase:
+    """What a look at a Postgres brings. `schema` is 0 where there is none yet, `newest` that of this release."""
+
+    server: str
+    schema: int
+    newest: int
+
+
+async def look_at_database(settings: Settings) -> SharedDatabase | None:
+    """Look at the Postgres of the settings, `None` where they name none. Changes nothing.
+
+    Raises `ConfigurationError`, `StorageError`.
+    """
+    if settings.storage.database_url is None:
+        return None
+    require_postgres()
+    from safelight.adapters.postgres.migrate import ENGINE, look  # noqa: PLC0415 - needs packages of an extra
+
+    server, schema = await look(settings.storage.database_url.get_secret_value())
+    return SharedDatabase(server=server, schema=schema, newest=newest(ENGINE))
+
+
+async def look_at_bucket(settings: Settings) -> bool:
+    """Look into the bucket of the settings, false where they name none. Raises `ConfigurationError`, `StorageError`."""
+    blobs = open_blobs(settings.storage) if settings.storage.blob_url else None
+    if not isinstance(blobs, CloudBlobStore):
+        return False
+    async for _ in blobs.written_before(LONG_AGO):
+        break
+    return True
 
 
 def require_postgres() -> None:

@@ -52,3 +52,14 @@ async def schema_version(connection: Connection) -> int:
         return 0
     version: int | None = await connection.fetchval("SELECT max(version) FROM schema_version")
     return version or 0
+
+
+async def look(url: str) -> tuple[str, int]:
+    """The server's version and the number of the schema; changes nothing. Raises `StorageError`."""
+    with translating():
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=_SESSION)
+        try:
+            version: str = await connection.fetchval("SHOW server_version")
+            return version.partition(" ")[0], await schema_version(connection)
+        finally:
+            await connection.close()
