@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -130,6 +131,48 @@ class TestSettingsExamples:
             if not re.search(rf"\b{option}\b", told)
         }
         assert not unexplained
+
+
+class TestWebhooks:
+    def test_the_receiver_takes_what_a_gateway_sends(self, tmp_path: Path) -> None:
+        (program,) = blocks(DOCS / "webhooks.md", "python")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        assert "9000" in program
+        with gateway(tmp_path) as served:
+            endpoint = {
+                "name": "orders",
+                "url": f"http://127.0.0.1:{port}/",
+                "events": ["async_job.completed"],
+                "allow_private_network": True,
+                "retry_backoff_initial_seconds": 1,
+            }
+            secret = self.post(f"{served.url}/api/webhooks", endpoint)["secret"]
+            receiver = subprocess.Popen(
+                [sys.executable, "-c", program.replace("9000", str(port))],
+                env=environment(WEBHOOK_SECRET=secret),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            with receiver:
+                try:
+                    order = {"model": "builtin/sketch", "prompt": "a kite", "size": "16x16"}
+                    job = self.post(
+                        f"{served.url}/v1/async/images/generations", order, **{"x-bf-async-webhook": "orders"}
+                    )
+                    assert receiver.stdout is not None
+                    assert receiver.stdout.readline().split() == ["async_job.completed", job["id"]]
+                finally:
+                    receiver.kill()
+
+    @staticmethod
+    def post(url: str, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - our own gateway
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:  # noqa: S310 - as above
+            answered: dict[str, Any] = json.load(answer)
+            return answered
 
 
 class TestErrorCodes:

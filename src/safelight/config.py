@@ -36,7 +36,13 @@ from safelight.domain.webhook import DEFAULTS, MOST, WebhookEvent
 _ENV_PREFIX = "env."
 _USUAL_SECRETS = {"admin_key": "SAFELIGHT_ADMIN_KEY", "encryption_key": "SAFELIGHT_ENCRYPTION_KEY"}
 """Members of `auth` with the variables that they are taken from where nothing is said of them."""
-_OTHER_VARIABLES = ("SAFELIGHT_CONFIG", "SAFELIGHT_URL", "SAFELIGHT_API_KEY", *_USUAL_SECRETS.values())
+_OTHER_VARIABLES = (
+    "SAFELIGHT_CONFIG",
+    "SAFELIGHT_URL",
+    "SAFELIGHT_API_KEY",
+    "SAFELIGHT_WEBHOOK_SECRET",
+    *_USUAL_SECRETS.values(),
+)
 _NOT_YET: Any = Field(default=None, description="Comes with a later release.")
 
 PeriodText = Annotated[str, AfterValidator(lambda text: Period(text=text).text)]

@@ -308,7 +308,7 @@ def test_a_picture_that_breaks_off_is_fetched_again(tmp_path: Path) -> None:
 # Webhooks
 
 SECRET = "whsec_" + base64.b64encode(b"made up for this test").decode()
-BODY = b'{"type": "async_job.completed", "timestamp": "2026-11-25T10:00:00Z", "data": {"id": "j"}}'
+BODY = b'{"event": "async_job.completed", "created_at": "2026-11-25T10:00:00Z", "data": {"id": "j"}}'
 
 
 def signed(body: bytes, secret: str = SECRET, *, age: timedelta = timedelta()) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli import batch, demo, doctor, images, jobs, migrate, serve, settings, transfer
+from safelight.cli import batch, demo, doctor, images, jobs, migrate, serve, settings, transfer, webhooks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +36,7 @@ app.command()(images.edit)
 app.command()(images.vary)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(batch.app, name="batch")
+app.add_typer(webhooks.app, name="webhooks")
 app.command()(doctor.doctor)
 app.command()(migrate.migrate)
 app.command()(transfer.transfer)

@@ -13,9 +13,10 @@ from safelight.client.errors import WebhookUnverified
 class WebhookEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What a delivery tells."""
 
-    type: str
+    type: str = msgspec.field(name="event")
     """Such as `async_job.completed`."""
-    timestamp: datetime
+    timestamp: datetime = msgspec.field(name="created_at")
+    """When this delivery was made."""
     data: Mapping[str, Any]
 
 
