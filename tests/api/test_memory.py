@@ -78,6 +78,10 @@ async def test_one_large_picture_in_flight(gateway: Child) -> None:
             assert job["status"] == "completed", job
             return job
 
+        async def develop() -> None:
+            job = await client.run(values={**MODEL, "response_format": "url", "partial_images": 2})
+            assert job["status"] == "completed", job
+
         async def read_as_base64() -> None:
             reply = await client.get(f"/v1/async/images/generations/{kept['id']}")
             assert len(reply.body) > PICTURE_BYTES * 4 // 3
@@ -93,7 +97,8 @@ async def test_one_large_picture_in_flight(gateway: Child) -> None:
         kept = await client.run(values={**MODEL, "response_format": "b64_json"})
         link = (await generate())["result"]["data"][0]["url"]
         figures = {
-            work.__name__: await growth(gateway, work) for work in (generate, read_as_base64, read_by_link, edit)
+            work.__name__: await growth(gateway, work)
+            for work in (generate, develop, read_as_base64, read_by_link, edit)
         }
 
     log.info("MiB above: %s", figures)
