@@ -534,6 +534,7 @@ class Gateway:
             render=events.body,
             bell=self._bell,
             clock=self._clock,
+            observer=self._observer,
         )
 
     def _advance(self, callbacks: CallbackAddresses | None) -> Advance:

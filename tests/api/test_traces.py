@@ -14,6 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.api.client import SMALL, Client
 from tests.api.serving import NO_RETRIES, ServedGateway, SimulatorThread, settings_for
+from tests.api.test_metrics import scraped
+from tests.receiver import Receiver
 from tests.simulators.openai_compatible import OpenAICompatibleSimulator
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -92,6 +94,22 @@ async def test_from_the_callers_trace_through_queue_and_call_to_the_end(tmp_path
     assert (told["safelight.attempt"], told["safelight.call"]) == (1, "start")
     assert facts(mine["job"])["safelight.status"] == "completed"
     assert {headers["traceparent"] for headers in sent} == {f"00-{TRACE}-{call.span_id.hex()}-01"}
+
+
+async def test_a_webhook_is_part_of_the_jobs_trace(tmp_path: Path, collector: Collector) -> None:
+    async with Receiver() as receiver:
+        hook = {"name": "orders", "url": receiver.url, "allow_private_network": True}
+        settings = settings_for(tmp_path / "data", traces={"endpoint": collector.url}, webhooks=[hook])
+        with ServedGateway(settings) as gateway:
+            async with Client(gateway.url) as client:
+                await client.run(headers={"traceparent": CALLER, "x-bf-async-webhook": "orders"})
+                (call,) = await receiver.received(1)
+                while not (await scraped(client))("webhook_deliveries_total", outcome="delivered"):
+                    pass  # it is counted once the answer is there
+
+    (span,) = [span for span in collector.spans if span.name == "webhook"]
+    assert span.trace_id.hex() == TRACE
+    assert call.headers["traceparent"] == f"00-{TRACE}-{span.span_id.hex()}-01"
 
 
 async def test_a_failure_is_marked_and_no_prompt_is_told(tmp_path: Path, collector: Collector) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
@@ -17,6 +18,7 @@ from safelight.domain.ids import ProviderName
 from safelight.domain.image import Target
 from safelight.domain.job import Attempt, Ending, Job
 from safelight.domain.money import MICROS_PER_UNIT, Charged
+from safelight.domain.webhook import Delivery, Outcome
 
 JOB_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 12, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600)
 """Pictures take one to 300 seconds; what draws at once is told apart too."""
@@ -39,6 +41,7 @@ class Metrics(Deaf):
         self._make_job_metrics()
         self._make_upstream_metrics()
         self._make_queue_metrics()
+        self._make_webhook_metrics()
         self._make_inner_metrics()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -79,7 +82,16 @@ class Metrics(Deaf):
         self._oldest = self._gauge("queue_oldest_seconds", "Age of the oldest job that has not started.", "provider")
         self._slots = self._gauge("provider_slots", "Jobs that may be at work there at a time.", "provider")
         self._breaker = self._gauge("breaker_open", "1 while a model is left alone.", "provider", "model")
+        self._held = self._gauge("held_usd", "US dollars set aside for jobs that have not ended.")
         self._key_state = self._gauge("provider_key_usable", "1 while a key may be used.", "provider", "key")
+
+    def _make_webhook_metrics(self) -> None:
+        self._deliveries = self._counter("webhook_deliveries", "Attempts at webhooks, by outcome.", "outcome")
+        self._delivered = self._histogram(
+            "webhook_delivery_seconds", "From what happened to the receiver's yes.", JOB_SECONDS
+        )
+        self._owed = self._gauge("webhooks_pending", "Webhooks that are still to be delivered.")
+        self._owed_since = self._gauge("webhooks_oldest_seconds", "Age of the oldest of them.")
 
     def _make_inner_metrics(self) -> None:
         self._requests = self._histogram(
@@ -175,6 +187,12 @@ class Metrics(Deaf):
         if ending.charged is Charged.UNKNOWN:
             self._in_doubt.labels(provider).inc()
 
+    def delivered(self, delivery: Delivery, outcome: Outcome, at: datetime) -> None:
+        """See `Observer.delivered`."""
+        self._deliveries.labels(outcome.value).inc()
+        if outcome is Outcome.DELIVERED:
+            self._delivered.observe(max(0.0, (at - delivery.created_at).total_seconds()))
+
     # What is heard of the rest
 
     def served(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -203,6 +221,9 @@ class Metrics(Deaf):
         return generate_latest(self.registry)
 
     def _show(self, state: QueueState) -> None:
+        self._held.set(state.held_micros / MICROS_PER_UNIT)
+        self._owed.set(state.webhooks_pending)
+        self._owed_since.set(state.oldest_webhook_s or 0.0)
         for gauge in (self._depth, self._oldest, self._slots, self._breaker, self._key_state):
             gauge.clear()
         for name, lane in state.lanes.items():  # several that are not configured share the label `other`

@@ -25,6 +25,7 @@ from safelight.application.observer import Deaf, Exchange, Told
 from safelight.domain.errors import ProviderError
 from safelight.domain.job import Attempt, Ending, Job, Production
 from safelight.domain.money import MICROS_PER_UNIT
+from safelight.domain.webhook import Delivery
 from safelight.log_context import current_trace
 
 _HEADER = "traceparent"
@@ -122,6 +123,18 @@ class Traces(Deaf):
         if ending.error is not None:
             facts["error.type"] = ending.error.code
         self._past("job", job, job.created_at, ending.completed_at, facts, failed=ending.error is not None)
+
+    @contextmanager
+    def sending(self, delivery: Delivery, job: Job | None) -> Iterator[None]:
+        """See `Observer.sending`. The receiver gets the trace context with the webhook."""
+        parent = _context(job.trace_parent if job else None)
+        facts = {"safelight.job_id": delivery.job_id, "safelight.event": delivery.event.value}
+        with self._tracer.start_as_current_span("webhook", parent, SpanKind.PRODUCER, attributes=facts) as span:
+            before = current_trace.set(_parent_of(span))
+            try:
+                yield
+            finally:
+                current_trace.reset(before)
 
     def _past(
         self, name: str, job: Job, start: datetime, end: datetime, facts: Mapping[str, Any], *, failed: bool = False

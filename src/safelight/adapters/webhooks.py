@@ -15,6 +15,7 @@ from safelight.adapters.address_guard import AddressRefused, GuardedResolver, ch
 from safelight.application.ports import Clock
 from safelight.domain.errors import InvalidRequest
 from safelight.domain.webhook import EndpointSettings, Reply, WebhookEndpoint, WebhookEvent
+from safelight.log_context import current_trace
 
 USER_AGENT = "Bifrost-Webhooks/1.0"
 """The contract's, so that receivers made for it take ours."""
@@ -61,6 +62,8 @@ class HttpWebhookSender:
             "User-Agent": USER_AGENT,
             "X-Bifrost-Event": event.value,
         }
+        if (trace := current_trace.get()) is not None:
+            headers["traceparent"] = trace
         try:
             self.check(settings)
             async with asyncio.timeout(timeout_s):

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import structlog
 
+from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import OUTBOX, Bell, Booking, Clock, DueEndpoint, JobStore, WebhookSender, WebhookStore
 from safelight.domain.errors import StorageError, Superseded
 from safelight.domain.ids import EndpointId
@@ -45,6 +46,7 @@ class Deliver:
         bell: Bell,
         clock: Clock,
         random: Random | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Begin with nothing out."""
         self._store = store
@@ -54,6 +56,7 @@ class Deliver:
         self._bell = bell
         self._clock = clock
         self._random = random or Random()
+        self._observer = observer or Deaf()
         self._out: Counter[EndpointId] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
@@ -155,6 +158,7 @@ class Deliver:
         limits = endpoint.settings.limits
         verdict = judge(reply, limits, tries=delivery.tries + 1, now=now, jitter=self._random.random())
         self._tell(endpoint, delivery, reply, verdict)
+        self._observer.delivered(delivery, verdict.outcome, now)
         booking = Booking(delivery=delivery, reply=reply, verdict=verdict, at=now)
         try:
             paused = await self._store.book(booking, lease=lease)
@@ -168,7 +172,8 @@ class Deliver:
         try:
             job = await self._jobs.get(delivery.job_id)
             body = await self._render(endpoint, delivery, job)
-            return await self._sender.send(endpoint, delivery.id, delivery.event, body)
+            with self._observer.sending(delivery, job):
+                return await self._sender.send(endpoint, delivery.id, delivery.event, body)
         except Exception as error:  # whatever it is, the delivery must not be tried for ever without being counted
             log.exception("webhook_crashed", webhook_id=delivery.id)
             return Reply(error=f"internal error: {type(error).__name__}")

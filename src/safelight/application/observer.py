@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
 from safelight.domain.errors import ProviderError
 from safelight.domain.job import Attempt, Ending, Job
+from safelight.domain.webhook import Delivery, Outcome
 
 
 class Exchange(StrEnum):
@@ -45,6 +47,14 @@ class Observer(Protocol):
         """A job has ended, and its end is on disk."""
         ...
 
+    def sending(self, delivery: Delivery, job: Job | None) -> AbstractContextManager[None]:
+        """A webhook is sent, as long as the context lasts; the job may be gone."""
+        ...
+
+    def delivered(self, delivery: Delivery, outcome: Outcome, at: datetime) -> None:
+        """An attempt at a webhook has ended."""
+        ...
+
 
 def _forget(_: ProviderError | None) -> None: ...
 
@@ -68,6 +78,14 @@ class Deaf:
 
     def ended(self, job: Job, ending: Ending) -> None:
         """See `Observer.ended`."""
+
+    def sending(self, delivery: Delivery, job: Job | None) -> AbstractContextManager[None]:
+        """See `Observer.sending`."""
+        del delivery, job
+        return nullcontext()
+
+    def delivered(self, delivery: Delivery, outcome: Outcome, at: datetime) -> None:
+        """See `Observer.delivered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +125,16 @@ class Observers:
         """See `Observer.ended`."""
         for member in self.members:
             member.ended(job, ending)
+
+    @contextmanager
+    def sending(self, delivery: Delivery, job: Job | None) -> Iterator[None]:
+        """See `Observer.sending`."""
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member.sending(delivery, job))
+            yield
+
+    def delivered(self, delivery: Delivery, outcome: Outcome, at: datetime) -> None:
+        """See `Observer.delivered`."""
+        for member in self.members:
+            member.delivered(delivery, outcome, at)

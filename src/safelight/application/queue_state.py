@@ -22,11 +22,21 @@ class OpenJobs:
     oldest: datetime
 
 
-class OpenJobCounts(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """All that is still to be done. `oldest_webhook` is when the first that is owed happened."""
+
+    jobs: Sequence[OpenJobs]
+    held_micros: int = 0
+    webhooks: int = 0
+    oldest_webhook: datetime | None = None
+
+
+class OpenCounts(Protocol):
     """The part of the record that is counted: over all processes."""
 
-    async def open_jobs(self) -> Sequence[OpenJobs]:
-        """Count the jobs that have not ended. Raises `StorageError`."""
+    async def open(self) -> Open:
+        """Count it in one look. Raises `StorageError`."""
         ...
 
 
@@ -61,13 +71,17 @@ class QueueState:
     lanes: Mapping[ProviderName, Lane]
     open_breakers: Mapping[Target, datetime]
     keys: Sequence[KeyUse]
+    held_micros: int = 0
+    """Set aside for jobs that have not ended."""
+    webhooks_pending: int = 0
+    oldest_webhook_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadQueue:
     """Reading it changes nothing."""
 
-    counts: OpenJobCounts
+    counts: OpenCounts
     advance: Advance
     clock: Clock
 
@@ -75,10 +89,17 @@ class ReadQueue:
         """Look now. Raises `StorageError`."""
         now = self.clock.now()
         lanes = {name: Lane(slots=entry.concurrency) for name, entry in self.advance.providers.items()}
-        for found in await self.counts.open_jobs():
+        counted = await self.counts.open()
+        for found in counted.jobs:
             lanes[found.lane] = _with(lanes.get(found.lane, Lane()), found, now)
         return QueueState(
-            at=now, lanes=lanes, open_breakers=self.advance.open_breakers(now), keys=tuple(self._keys(now))
+            at=now,
+            lanes=lanes,
+            open_breakers=self.advance.open_breakers(now),
+            keys=tuple(self._keys(now)),
+            held_micros=counted.held_micros,
+            webhooks_pending=counted.webhooks,
+            oldest_webhook_s=_age_s(counted.oldest_webhook, now) if counted.oldest_webhook else None,
         )
 
     def _keys(self, now: datetime) -> list[KeyUse]:
@@ -100,4 +121,8 @@ class ReadQueue:
 def _with(lane: Lane, found: OpenJobs, now: datetime) -> Lane:
     if found.status is JobStatus.PROCESSING:
         return replace(lane, processing=found.count)
-    return replace(lane, pending=found.count, oldest_pending_s=max(0.0, (now - found.oldest).total_seconds()))
+    return replace(lane, pending=found.count, oldest_pending_s=_age_s(found.oldest, now))
+
+
+def _age_s(since: datetime, now: datetime) -> float:
+    return max(0.0, (now - since).total_seconds())

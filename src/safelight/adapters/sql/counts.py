@@ -1,26 +1,41 @@
-"""Counts over the jobs table, for those who look at the whole."""
+"""Counts over what is still to be done, for those who look at the whole."""
 
-from collections.abc import Sequence
-
-from safelight.adapters.sql.database import Database
+from safelight.adapters.sql.database import Database, Transaction
 from safelight.adapters.sql.rows import from_micros
-from safelight.application.queue_state import OpenJobs
+from safelight.application.queue_state import Open, OpenJobs
 from safelight.domain.ids import ProviderName
 from safelight.domain.job import JobStatus
 
-OPEN_BY_LANE = "SELECT lane, status, count(*), min(created_at) FROM jobs WHERE due_at IS NOT NULL GROUP BY lane, status"
+_JOBS = "SELECT lane, status, count(*), min(created_at) FROM jobs WHERE due_at IS NOT NULL GROUP BY lane, status"
+_WEBHOOKS = "SELECT count(*), min(created_at) FROM webhook_deliveries WHERE due_at IS NOT NULL"
+# A job is held for by its key, its team and its customer alike: that is one amount, not three.
+_HELD = (
+    "SELECT CAST(coalesce(sum(amount), 0) AS BIGINT) FROM (SELECT max(holds.amount) AS amount FROM holds"
+    " JOIN meters ON meters.id = holds.meter_id WHERE meters.unit = 'usd' GROUP BY holds.job_id) AS held"
+)
 
 
 class SqlCounts:
-    """See `OpenJobCounts`. Whoever makes it closes the database."""
+    """See `OpenCounts`. Whoever makes it closes the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def open_jobs(self) -> Sequence[OpenJobs]:
-        """See `OpenJobCounts.open_jobs`."""
-        found = await self._database.read(lambda transaction: transaction.fetch(OPEN_BY_LANE))
-        return [
-            OpenJobs(lane=ProviderName(lane), status=JobStatus(status), count=count, oldest=from_micros(oldest))
-            for lane, status, count, oldest in found
-        ]
+    async def open(self) -> Open:
+        """See `OpenCounts.open`."""
+
+        async def read(transaction: Transaction) -> Open:
+            jobs = await transaction.fetch(_JOBS)
+            ((held_micros,),) = await transaction.fetch(_HELD)
+            ((webhooks, oldest),) = await transaction.fetch(_WEBHOOKS)
+            return Open(
+                jobs=[
+                    OpenJobs(lane=ProviderName(lane), status=JobStatus(status), count=count, oldest=from_micros(since))
+                    for lane, status, count, since in jobs
+                ],
+                held_micros=held_micros,
+                webhooks=webhooks,
+                oldest_webhook=None if oldest is None else from_micros(oldest),
+            )
+
+        return await self._database.read(read)
