@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser check format bench chaos site clean
+.PHONY: demo test browser check format bench chaos site screenshots clean
 
 demo: $(VENV)/installed-run
 	$(BIN)/safelight demo
@@ -33,6 +33,9 @@ chaos: $(VENV)/installed-dev
 
 site: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+screenshots: $(VENV)/installed-dev browser
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser/test_screenshots.py
 
 clean:
 	rm -rf $(VENV) demo-out site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

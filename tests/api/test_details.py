@@ -56,3 +56,12 @@ async def test_other_words_are_refused(client: Client, query: str) -> None:
     job = await client.run()
 
     assert (await client.get(f"/v1/async/jobs/{job['id']}?{query}")).error(400)["error"]["param"] == "expand"
+
+
+async def test_a_list_tells_requests_and_pictures_but_no_ledgers(own_client: Client) -> None:
+    await own_client.run()
+
+    (listed,) = (await own_client.get("/v1/async/jobs?expand=request,pictures")).json["data"]
+    assert listed["meta"]["request"]["prompt"] == SMALL["prompt"]
+    assert listed["meta"]["pictures"][0]["width"] == 16
+    assert (await own_client.get("/v1/async/jobs?expand=ledger")).error(400)["error"]["param"] == "expand"

@@ -57,7 +57,7 @@ class JobRenderer:
     def described(self, history: JobHistory, wanted: frozenset[Detail]) -> dict[str, Any]:
         """A job as polled, with the wanted details in its `meta`; its pictures are links, whatever was asked for."""
         job = history.job
-        body = self._envelope(job, None) if job.status.terminal else _running(job)
+        body = self.listed(job)
         body["meta"] |= details(history, wanted, links=self.links, base_url=self.base_url)
         return body
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from safelight.api import fields
+from safelight.api.details import Detail, wanted_details
 from safelight.api.errors import json_response
 from safelight.api.identity import caller_of
 from safelight.api.job_routes import ALL_JOBS, renderer
@@ -17,7 +18,7 @@ from safelight.application.ports import JobFilter
 from safelight.domain.errors import InvalidRequest
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import Operation
-from safelight.domain.job import JobStatus
+from safelight.domain.job import JobHistory, JobStatus
 
 _MOST, _USUAL = 200, 50
 _LABEL = "metadata."
@@ -35,9 +36,12 @@ def listing_routes() -> list[Route]:
 
 
 async def _list(request: Request) -> Response:
-    page = await services_of(request).read.jobs(await _wanted(request))
-    show = renderer(request).listed
-    return json_response({"object": "list", "data": [show(job) for job in page.jobs], "next_cursor": page.next_cursor})
+    wanted = wanted_details(request.query_params)
+    if Detail.LEDGER in wanted:
+        raise InvalidRequest("a list has no ledgers: ask for one job's", param="expand")
+    page, show = await services_of(request).read.jobs(await _wanted(request)), renderer(request).described
+    jobs = [show(JobHistory(job=job), wanted) for job in page.jobs]
+    return json_response({"object": "list", "data": jobs, "next_cursor": page.next_cursor})
 
 
 async def _counts(request: Request) -> Response:

@@ -8,7 +8,7 @@ const WHOLE = "request,pictures,ledger";
 const PAGE = 100;
 const REST_MS = 1000; // between two looks at the newest jobs, however many events come
 const ONE_BY_ONE = 4; // so many changed jobs are read singly; more are read as a page
-const RECONNECT_MS = [500, 1000, 2000, 5000, 10000];
+const RECONNECT_MS = [500, 1000, 2000];
 
 export const ended = (job) => job.status === "completed" || job.status === "failed";
 export const cancelled = (job) => job.error?.error?.code === "job_cancelled";

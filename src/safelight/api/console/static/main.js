@@ -3,11 +3,13 @@
 import { session } from "./api.js";
 import { button, h, icon, toast } from "./dom.js";
 import { Jobs } from "./jobs.js";
+import { keysPage } from "./keys.js";
 import { providersPage } from "./providers.js";
 import { queuePage } from "./queue.js";
 import { sheetPage } from "./sheet.js";
 import { signIn } from "./sign_in.js";
 import { studioPage } from "./studio.js";
+import { usagePage } from "./usage.js";
 import { openViewer } from "./viewer.js";
 import { webhooksPage } from "./webhooks.js";
 
@@ -15,6 +17,8 @@ const PAGES = [
   { path: "", name: "Contact sheet", short: "Sheet", drawing: "sheet", page: sheetPage },
   { path: "studio", name: "Studio", drawing: "studio", page: studioPage },
   { path: "queue", name: "Queue", drawing: "queue", page: queuePage },
+  { path: "usage", name: "Usage", drawing: "usage", page: usagePage },
+  { path: "keys", name: "Keys", drawing: "keys", page: keysPage, further: true },
   { path: "webhooks", name: "Webhooks", drawing: "webhooks", page: webhooksPage, further: true },
   { path: "providers", name: "Providers", drawing: "providers", page: providersPage, further: true },
 ];
