@@ -302,6 +302,10 @@ class TestSite:
         text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
         assert {page.name for page in DOCS.glob("*.md")} <= set(re.findall(r"[\w-]+\.md", text))
 
+    @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+    def test_no_page_links_out_of_the_site(self, page: Path) -> None:
+        assert re.findall(r"\]\(\.\./[^)]*\)", prose(page)) == []
+
 
 class TestReadme:
     """Its commands, with another port and the program of this environment."""
