@@ -32,7 +32,7 @@ def free_port() -> int:
 class Gateway:
     """`settings` are sections of the settings file. The port stays the same over all starts."""
 
-    def __init__(self, folder: Path, **settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.command: tuple[str, ...] = (sys.executable, "-m", "safelight.cli")
         folder.mkdir(parents=True, exist_ok=True)
         self.data_dir = folder / "data"
@@ -44,7 +44,7 @@ class Gateway:
         self._session: aiohttp.ClientSession | None = None
         self.configure(**settings)
 
-    def configure(self, **settings: Mapping[str, Any]) -> None:
+    def configure(self, **settings: Any) -> None:
         """Write the settings file, for the next start."""
         own: Mapping[str, Mapping[str, Any]] = {
             "server": {"port": self.port},
@@ -192,7 +192,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(folder: Path, **settings: Mapping[str, Any]) -> AsyncIterator[Gateway]:
+async def running(folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
     """A gateway that has been started."""
     async with Gateway(folder, **settings) as gateway:
         await gateway.start()

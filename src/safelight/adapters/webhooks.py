@@ -40,7 +40,8 @@ class HttpWebhookSender:
         self._public = _session(GuardedResolver(resolver), tls)
         self._private = _session(GuardedResolver(resolver, private=True), tls)
 
-    def check(self, settings: EndpointSettings) -> None:
+    @staticmethod
+    def check(settings: EndpointSettings) -> None:
         """See `WebhookSender.check`."""
         try:
             check_url(URL(settings.url), private=settings.allow_private_network)
