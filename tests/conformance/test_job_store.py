@@ -362,6 +362,17 @@ async def test_a_refusal_takes_nothing_else_with_it(shelf: Shelf) -> None:
     assert (await shelf.read(new.id)).job.attempts == 1
 
 
+async def test_a_job_is_brought_forward_unless_it_has_ended(shelf: Shelf) -> None:
+    new = await shelf.begun()
+    await shelf.store.postpone(new.id, lane=PAID, due_at=later(3600))
+    await shelf.store.bring_forward(new.id, lane=PAID, due_at=later(5))
+    assert (await shelf.read(new.id)).job.due_at == later(5)
+    last = succeeded()
+    await shelf.store.finish(new.id, ending(new, last), tries=1, attempt=last)
+    with pytest.raises(Superseded):
+        await shelf.store.bring_forward(new.id, lane=PAID, due_at=later(6))
+
+
 async def test_a_job_is_postponed_into_another_lane(shelf: Shelf) -> None:
     new = await shelf.submitted()
     await shelf.store.postpone(new.id, lane=SPARE, due_at=later(60))

@@ -253,6 +253,19 @@ async def test_asking_for_accepted_work_waits_for_no_slot(open_office: OpenOffic
         office.release(second)
 
 
+async def test_accepted_work_can_be_brought_forward(open_office: OpenOffice) -> None:
+    office = await open_office(slots=1)
+    new = await office.submit()
+    office.answers[new.id] = [accepted(3600), accepted(3600)]
+    async with office.running():
+        await office.next()
+        for _ in range(2):
+            moment = now()
+            await office.store.bring_forward(new.id, lane=A, due_at=moment)
+            office.queue.wake(new.id, lane=A, at=moment)
+            assert await office.next() == [new.id]
+
+
 async def test_accepted_work_that_goes_elsewhere_gives_its_slot_back(open_office: OpenOffice) -> None:
     office = await open_office(slots=1)
     first, second = [await office.submit() for _ in range(2)]

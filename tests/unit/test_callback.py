@@ -100,7 +100,7 @@ async def test_without_work_that_was_taken_there_is_nothing_to_ask_for(office: O
 
 async def test_a_job_that_moves_on_meanwhile_is_left_alone(office: Office) -> None:
     new = await office.accepted()
-    office.store.fail("postpone", Superseded("ended"))
+    office.store.fail("bring_forward", Superseded("ended"))
     await office.take.apply(PAID, new.id, {}, b"yes")
     assert office.queue.ids == []
 

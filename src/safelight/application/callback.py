@@ -85,7 +85,7 @@ class TakeCallback:
     async def _wake(self, history: JobHistory) -> None:
         job, now = history.job, self.clock.now()
         try:
-            await self.store.postpone(job.id, lane=job.lane, due_at=now)
+            await self.store.bring_forward(job.id, lane=job.lane, due_at=now)
         except Superseded:
             return
         self.queue.wake(job.id, lane=job.lane, at=now)

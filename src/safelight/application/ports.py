@@ -119,6 +119,10 @@ class JobStore(Protocol):
         """Take the job up again later, perhaps in another lane."""
         ...
 
+    async def bring_forward(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
+        """Take the job up sooner, by the word of somebody else than the worker that has it."""
+        ...
+
     async def finish(self, job_id: JobId, ending: Ending, *, tries: int, attempt: Attempt | None = None) -> None:
         """Settle: the terminal state, with the end of the attempt that led to it, in one commit.
 

@@ -324,6 +324,16 @@ class SqlJobStore:
 
         await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
 
+    async def bring_forward(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
+        """See `JobStore.bring_forward`."""
+
+        async def write(transaction: Transaction) -> None:
+            _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+            if self._enqueue:
+                await self._enqueue(transaction, job_id, lane, due_at)
+
+        await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
+
     async def finish(self, job_id: JobId, ending: Ending, *, tries: int, attempt: Attempt | None = None) -> None:
         """See `JobStore.finish`."""
         values = rows.ending_values(job_id, ending, tries)
