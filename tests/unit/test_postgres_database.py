@@ -181,7 +181,7 @@ class _Cut:
         return getattr(self._connection, name)
 
     async def execute(self, statement: str, *values: Any) -> Any:
-        cut = self._database.cut if statement == "COMMIT" else None
+        cut = self._database.cut if statement.endswith("COMMIT") else None
         if cut:
             self._database.cut = None
         if cut == "before":

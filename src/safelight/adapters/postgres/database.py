@@ -34,10 +34,11 @@ _PAUSES_S = (0.0, 0.05, 0.2)
 """Before each new try of a transaction that was rolled back through no fault of its own."""
 _RESOLVE_TIMEOUT_S = 20.0
 _RESOLVE_PAUSE_S = 0.1
-_NUMBER = (
-    "INSERT INTO commits (committer, number) VALUES ($1, $2)"
-    " ON CONFLICT (committer) DO UPDATE SET number = EXCLUDED.number, at = now()"
+_COMMIT = (
+    "INSERT INTO commits (committer, number) VALUES ('{}', {})"
+    " ON CONFLICT (committer) DO UPDATE SET number = EXCLUDED.number, at = now(); COMMIT"
 )
+"""Sent as one, without placeholders: both values are our own."""
 _LAST = "SELECT number FROM commits WHERE committer = $1 FOR UPDATE"
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -224,15 +225,15 @@ class PostgresDatabase:
             try:
                 await connection.execute("BEGIN")
                 values = [await work(PostgresTransaction(connection)) for work in works]
-                committer.number += 1
-                await connection.execute(_NUMBER, committer.id, committer.number)
             except BaseException:
                 await _roll_back(connection)
                 raise
+            committer.number += 1
             try:
-                done = await connection.execute("COMMIT")
+                done = await connection.execute(_COMMIT.format(committer.id, committer.number))
             except Exception as error:
                 if not (lost(error) or isinstance(error, TimeoutError)):
+                    await _roll_back(connection)
                     raise
                 connection.terminate()
                 if not await self._committed(committer):
