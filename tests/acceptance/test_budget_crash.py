@@ -27,7 +27,7 @@ async def test_whatever_is_held_is_settled_once_however_often_the_gateway_is_kil
             tmp_path,
             providers={"box": upstream(box.base_url, repeatable=False, concurrency=2)},
             prices={"box/flux": {"per_image_usd": "0.02"}},
-            virtual_keys=[{"name": "a", "value": KEY, "budgets": [{"limit_usd": 1000, "period": "1Y"}]}],  # type: ignore[arg-type]
+            virtual_keys=[{"name": "a", "value": KEY, "budgets": [{"limit_usd": 1000, "period": "1Y"}]}],
         ) as gateway:
             jobs: list[str] = []
             for _ in range(KILLS):
