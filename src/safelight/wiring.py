@@ -50,6 +50,7 @@ from safelight.application.callers import Callers, keyed_hash
 from safelight.application.cancel import Cancel
 from safelight.application.deliver import Deliver
 from safelight.application.estimate import Estimate
+from safelight.application.follow import Follow, Tail
 from safelight.application.govern import Govern
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.observer import Observers
@@ -429,6 +430,7 @@ class Gateway:
             Services(
                 submit=self.submit,
                 read=self.read,
+                follow=Follow(store=self._store, bell=self._bell, tail=Tail(self._store)),
                 batches=self.batches,
                 estimate=estimate,
                 queue=queue,

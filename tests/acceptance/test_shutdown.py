@@ -106,3 +106,24 @@ async def test_a_gateway_without_work_stops_at_once(tmp_path: Path) -> None:
     async with running(tmp_path) as gateway:
         gateway.signal(signal.SIGINT)
         assert await gateway.ended(within_s=10) == 0
+
+
+async def test_streams_end_in_order_and_go_on_after_the_restart(tmp_path: Path, box: OpenAICompatibleSimulator) -> None:
+    providers = {"box": upstream(box.base_url)}
+    async with running(tmp_path, providers=providers, jobs={"shutdown_grace": 0.2}) as gateway:
+        job_id = await gateway.submit("box/flux")
+        await box.wait_for_submissions(1)
+        path = f"{gateway.url}/v1/async/jobs/{job_id}/events"
+        async with gateway.session.get(path) as of_job, gateway.session.get(f"{gateway.url}/v1/async/events") as of_all:
+            gateway.signal()
+            begun, _ = await of_job.read(), await of_all.read()
+        assert await gateway.ended() == 0
+        blocks = begun.split(b"\n\n")[:-1]
+        last = blocks[-1].split(b"\n")[0].removeprefix(b"id: ").decode()
+        box.faults.always(None)
+        await gateway.start()
+        async with gateway.session.get(path, headers={"Last-Event-ID": last}) as response:
+            blocks += (await response.read()).split(b"\n\n")[:-1]
+        async with gateway.session.get(path) as response:
+            assert (await response.read()).split(b"\n\n")[:-1] == blocks
+        assert b'"status":"completed"' in blocks[-1]

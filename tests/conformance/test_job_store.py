@@ -926,3 +926,38 @@ async def test_the_same_key_within_one_commit_makes_one_job(shelf: Shelf) -> Non
     assert [outcome is None for outcome in outcomes] == [True, False, False, False]
     assert isinstance(outcomes[2], Exception)
     assert [outcomes[1], outcomes[3]] == [rivals[0]] * 2
+
+
+# The log of all jobs
+
+
+async def test_the_log_of_all_jobs_is_in_order_and_knows_whose_they_are(shelf: Shelf) -> None:
+    begin = await shelf.store.log_end()
+    first = await shelf.submitted(owner="a", team="red")
+    second = await shelf.submitted()
+    await shelf.store.start_attempt(first.id, started())
+    log = await shelf.other.log(after=begin, limit=10)
+    assert [(entry.event.job_id, entry.owner, entry.team) for entry in log] == [
+        (first.id, "a", "red"),
+        (second.id, None, None),
+        (first.id, "a", "red"),
+    ]
+    assert [entry.mark for entry in log] == sorted({entry.mark for entry in log})
+    assert await shelf.store.log(after=log[0].mark, limit=1) == log[1:2]
+    assert await shelf.store.log_end() == log[-1].mark
+    assert await shelf.store.log(after=log[-1].mark, limit=10) == []
+
+
+async def test_whoever_follows_the_log_while_many_write_misses_nothing(shelf: Shelf) -> None:
+    mark = await shelf.store.log_end()
+    seen: list[JobId] = []
+    jobs = [job() for _ in range(200)]
+    writing = asyncio.gather(*[(shelf.store, shelf.other)[n % 2].submit(each) for n, each in enumerate(jobs)])
+    async with asyncio.timeout(20):
+        while len(seen) < len(jobs):
+            for entry in await shelf.store.log(after=mark, limit=7):
+                mark = entry.mark
+                seen.append(entry.event.job_id)
+            await asyncio.sleep(0)
+    await writing
+    assert sorted(seen) == sorted(each.id for each in jobs)

@@ -21,6 +21,7 @@ from safelight.api.console.routes import console_routes
 from safelight.api.docs import docs_routes
 from safelight.api.errors import error_response
 from safelight.api.estimate import estimate_routes
+from safelight.api.events import event_routes
 from safelight.api.files import file_routes
 from safelight.api.governance import governance_routes
 from safelight.api.images import image_routes
@@ -48,6 +49,7 @@ class Api:
             *job_routes(),
             *batch_routes(),
             *listing_routes(),
+            *event_routes(),
             *file_routes(),
             *callback_routes(),
             *governance_routes(),

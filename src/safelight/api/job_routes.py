@@ -46,7 +46,7 @@ def _one(operation: Operation | None) -> Endpoint:
 
 
 async def _poll(request: Request, operation: Operation | None) -> Response:
-    services, job_id = services_of(request), _job_id(request)
+    services, job_id = services_of(request), job_id_of(request)
     wait_s = 0.0
     if request.scope["query_string"] or "prefer" in request.headers:
         wait_s = said.poll_wait_s(request.query_params, request.headers)
@@ -75,14 +75,14 @@ async def _described(request: Request, job: Job, wanted: frozenset[Detail]) -> R
 
 def _retry(operation: Operation | None) -> Endpoint:
     async def retry(request: Request) -> Response:
-        job = await services_of(request).retry.again(_job_id(request), await caller_of(request), operation)
+        job = await services_of(request).retry.again(job_id_of(request), await caller_of(request), operation)
         return await still_running(services_of(request), job, headers={"Location": location(job)})
 
     return retry
 
 
 async def _end(request: Request, operation: Operation | None) -> Response:
-    job_id, caller = _job_id(request), await caller_of(request)
+    job_id, caller = job_id_of(request), await caller_of(request)
     job = await services_of(request).cancel.end_or_delete(job_id, caller, operation, only=_only(request))
     return Response(status_code=204) if job is None else await answer(request, job)
 
@@ -120,7 +120,7 @@ def renderer(request: Request) -> JobRenderer:
     )
 
 
-def _job_id(request: Request) -> JobId:
+def job_id_of(request: Request) -> JobId:
     """The id in the path; what cannot be one names no job."""
     job_id = request.path_params["job_id"]
     if not _JOB_ID.fullmatch(job_id):

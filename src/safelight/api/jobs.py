@@ -16,7 +16,7 @@ from safelight.application.ports import BlobStore, Provider
 from safelight.base64_json import Insert, Placeholders, render
 from safelight.domain.errors import NotFound, StorageError
 from safelight.domain.ids import BlobKey, ProviderName
-from safelight.domain.image import Operation, OutputImage, ResponseFormat, Target
+from safelight.domain.image import Operation, OutputImage, ResponseFormat, StoredImage, Target
 from safelight.domain.job import Job, JobHistory, JobResult
 from safelight.domain.money import MICROS_PER_UNIT
 
@@ -48,6 +48,10 @@ class JobRenderer:
     links: Links
     providers: Mapping[ProviderName, Provider]
     base_url: Callable[[], str]
+
+    def link(self, image: StoredImage, *, expires_at: datetime) -> str:
+        """A signed link to an image."""
+        return self.links.url(image, expires_at=expires_at, base_url=self.base_url())
 
     async def finished(self, job: Job, *, headers: Mapping[str, str]) -> Response:
         """A job that has ended, as the async routes answer it: `$defs/AsyncJobFinished`."""

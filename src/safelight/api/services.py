@@ -16,6 +16,7 @@ from safelight.application.callback import TakeCallback
 from safelight.application.callers import Callers
 from safelight.application.cancel import Cancel
 from safelight.application.estimate import Estimate
+from safelight.application.follow import Follow
 from safelight.application.overrides import Override
 from safelight.application.pace import Pace
 from safelight.application.ports import BlobStore, Provider, Workspace
@@ -58,6 +59,7 @@ class Services:
 
     submit: Submit
     read: Read
+    follow: Follow
     batches: Batches
     estimate: Estimate
     queue: ReadQueue

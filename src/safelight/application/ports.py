@@ -71,6 +71,19 @@ class JobPage:
 Place = tuple[int, int]
 """Where a job stands among all: when it was created, in microseconds since 1970, and its number."""
 
+Mark = tuple[int, int]
+"""A place in the log of all jobs: the era of the event, and its number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """An event in the log of all jobs, and whose it is."""
+
+    mark: Mark
+    event: JobEvent
+    owner: str | None
+    team: str | None
+
 
 class JobStore(Protocol):
     """The record. Every method raises `StorageError` when the database fails.
@@ -158,6 +171,17 @@ class JobStore(Protocol):
 
     async def events(self, job_id: JobId, *, after: int, limit: int) -> Sequence[LoggedEvent]:
         """Read a job's log from behind number `after`, in order."""
+        ...
+
+    async def log(self, *, after: Mark, limit: int) -> Sequence[LogEntry]:
+        """Read the log of all jobs from behind a place, in order.
+
+        What another transaction may still get in front of is left for later: so nothing comes behind one's back.
+        """
+        ...
+
+    async def log_end(self) -> Mark:
+        """Where the log of all jobs ends now."""
         ...
 
     async def previews(self, job_ids: Sequence[JobId]) -> Sequence[StoredImage]:

@@ -36,6 +36,10 @@ class Caller:
             return True
         return self.team_wide and self.team is not None and it.team == self.team
 
+    def lists(self, it: Owned) -> bool:
+        """Whether it is among those that are listed for them, and followed: what is everybody's, only for who has no key."""
+        return self.admin or it.owner == self.owner or (it.owner is not None and self.may_see(it))
+
 
 ANYBODY = Caller()
 """A caller who showed no key."""

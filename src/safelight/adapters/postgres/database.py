@@ -100,6 +100,8 @@ class PostgresDatabase:
     that fails takes nothing with it, since its batch is then rolled back and each runs alone.
     """
 
+    settled = "events.era < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """Take a pool over, to be closed by `close`. Needs a running loop."""
         self._pool = pool

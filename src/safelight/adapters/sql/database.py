@@ -34,6 +34,9 @@ Work = Callable[[Transaction], Awaitable[T]]
 class Database(Protocol):
     """One engine. Every method raises `StorageError` when it fails; an exception of the work's own rolls it back."""
 
+    settled: str
+    """A condition on rows of `events`: no other transaction can write one before them any more."""
+
     async def write(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
         """Do `work` in one transaction; it is durable when this returns.
 

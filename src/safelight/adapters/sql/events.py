@@ -6,6 +6,7 @@ import msgspec
 
 from safelight.adapters.sql.database import Row, Transaction
 from safelight.adapters.sql.rows import from_micros, to_micros
+from safelight.application.ports import LogEntry, Mark
 from safelight.domain.event import EventName, JobEvent, LoggedEvent, preview_of
 from safelight.domain.ids import JobId
 from safelight.domain.image import StoredImage
@@ -13,6 +14,13 @@ from safelight.domain.image import StoredImage
 INSERT_EVENT = "INSERT INTO events (job_id, owner, name, at, data) SELECT id, owner, $2, $3, $4 FROM jobs WHERE id = $1"
 EVENTS_AFTER = "SELECT seq, job_id, name, at, data FROM events WHERE job_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
 PREVIEWS = "SELECT seq, job_id, name, at, data FROM events WHERE job_id = $1 AND name = 'partial_image' ORDER BY seq"
+_LOG = (
+    "SELECT events.seq, events.job_id, events.name, events.at, events.data, events.era, jobs.owner, jobs.team"
+    " FROM events CROSS JOIN jobs WHERE jobs.id = events.job_id AND (events.era, events.seq) > ($1, $2) AND {}"
+    " ORDER BY events.era, events.seq LIMIT $3"
+)
+_LOG_END = "SELECT era, seq FROM events WHERE {} ORDER BY era DESC, seq DESC LIMIT 1"
+_EVENT_MEMBERS = 5
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -31,6 +39,23 @@ async def append(transaction: Transaction, values: Row) -> None:
 async def after(transaction: Transaction, job_id: JobId, seq: int, limit: int) -> Sequence[LoggedEvent]:
     """Read a job's events that follow number `seq`."""
     return [event_of(row) for row in await transaction.fetch(EVENTS_AFTER, job_id, seq, limit)]
+
+
+async def log(transaction: Transaction, settled: str, after: Mark, limit: int) -> Sequence[LogEntry]:
+    """Read events of all jobs that follow a place, as far as they are settled."""
+    return [_entry_of(row) for row in await transaction.fetch(_LOG.format(settled), *after, limit)]
+
+
+async def log_end(transaction: Transaction, settled: str) -> Mark:
+    """Find the last event that is settled."""
+    row = await transaction.fetch_one(_LOG_END.format(settled))
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def _entry_of(row: Row) -> LogEntry:
+    era, owner, team = tuple(row)[_EVENT_MEMBERS:]
+    logged = event_of(tuple(row)[:_EVENT_MEMBERS])
+    return LogEntry(mark=(era, logged.seq), event=logged.event, owner=owner, team=team)
 
 
 async def previews(transaction: Transaction, job_id: JobId) -> Sequence[StoredImage]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from safelight.adapters.sql import events, holds, outbox, rows, search, usage
 from safelight.adapters.sql.database import Database, Row, Transaction
-from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage, Place
+from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage, LogEntry, Mark, Place
 from safelight.domain.errors import Superseded
 from safelight.domain.event import JobEvent, LoggedEvent, moved_on, progressed
 from safelight.domain.ids import JobId, ProviderName
@@ -84,6 +84,8 @@ DELETE_EVENTS = "DELETE FROM events WHERE job_id = (SELECT id FROM jobs WHERE id
 DELETE_ATTEMPTS = "DELETE FROM attempts WHERE job_id = (SELECT id FROM jobs WHERE id = $1 AND due_at IS NULL)"
 DELETE_JOB = "DELETE FROM jobs WHERE id = $1 AND due_at IS NULL"
 EXISTS = "SELECT 1 FROM jobs WHERE id = $1 UNION ALL SELECT 1 FROM batches WHERE id = $1"
+TOUCH_JOB = "UPDATE jobs SET attempts = attempts WHERE id = $1"
+"""Holds the job's row until the commit, so that its events are in order."""
 GET_FACT = "SELECT value FROM installation WHERE name = $1"
 PUT_FACT = "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 
@@ -422,13 +424,26 @@ class SqlJobStore:
     async def log_event(self, event: JobEvent) -> None:
         """See `JobStore.log_event`."""
         values = events.event_values(event)
-        await self._database.write(
-            lambda transaction: events.append(transaction, values), then=lambda: self._ring(event.job_id, EVERY_JOB)
-        )
+
+        async def write(transaction: Transaction) -> None:
+            await transaction.execute(TOUCH_JOB, event.job_id)
+            await events.append(transaction, values)
+
+        await self._database.write(write, then=lambda: self._ring(event.job_id, EVERY_JOB))
 
     async def events(self, job_id: JobId, *, after: int, limit: int) -> Sequence[LoggedEvent]:
         """See `JobStore.events`."""
         return await self._database.look_up(lambda transaction: events.after(transaction, job_id, after, limit))
+
+    async def log(self, *, after: Mark, limit: int) -> Sequence[LogEntry]:
+        """See `JobStore.log`."""
+        settled = self._database.settled
+        return await self._database.read(lambda transaction: events.log(transaction, settled, after, limit))
+
+    async def log_end(self) -> Mark:
+        """See `JobStore.log_end`."""
+        settled = self._database.settled
+        return await self._database.read(lambda transaction: events.log_end(transaction, settled))
 
     async def previews(self, job_ids: Sequence[JobId]) -> Sequence[StoredImage]:
         """See `JobStore.previews`."""

@@ -18,6 +18,7 @@ class TimedDatabase:
     def __init__(self, database: Database, timed: Timed) -> None:
         self._database = database
         self._timed = timed
+        self.settled = database.settled
 
     async def write(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
         """See `Database.write`."""

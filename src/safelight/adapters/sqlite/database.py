@@ -71,6 +71,9 @@ class SqliteDatabase:
     a thread.
     """
 
+    settled = "1 = 1"
+    """One transaction writes at a time."""
+
     def __init__(self, path: Path) -> None:
         """Open the file, bring its schema up to date; raises `StorageError` or `ConfigurationError`."""
         with closing(open_connection(path, writes=True)) as connection:
