@@ -29,18 +29,18 @@ JOBS = """
 INSERT INTO jobs (id, request_id, request_type, status, lane, model, request, created_at, ttl_s, started_at, completed_at,
     expires_at, attempts, result, charged, cost_micros)
 {series}
-SELECT 'stored-' || n, 'r-' || n, 'image_generation', 'completed', 'bench', 'bench/any', {request}, {now} - n, 604800,
+SELECT '00000000-0000-4000-8000-' || substr(CAST(1000000000000 + n AS TEXT), 2), 'r-' || n, 'image_generation', 'completed', 'bench', 'bench/any', {request}, {now} - n, 604800,
     {now} - n, {now} - n, {now} + 604800000000, 1, {result}, 'yes', 40 FROM series
 """
 ATTEMPTS = """
 INSERT INTO attempts (job_id, number, route, provider, model, n, state, started_at, ended_at, charged)
 {series}
-SELECT 'stored-' || n, 1, 0, 'bench', 'any', 1, 'succeeded', {now} - n, {now} - n, 'yes' FROM series
+SELECT '00000000-0000-4000-8000-' || substr(CAST(1000000000000 + n AS TEXT), 2), 1, 0, 'bench', 'any', 1, 'succeeded', {now} - n, {now} - n, 'yes' FROM series
 """
 EVENTS = """
 INSERT INTO events (job_id, name, at, data)
 {series}
-SELECT 'stored-' || n, 'job', {now} - n, {event} FROM series
+SELECT '00000000-0000-4000-8000-' || substr(CAST(1000000000000 + n AS TEXT), 2), 'job', {now} - n, {event} FROM series
 """
 REQUEST = (
     b'{"operation":"image_generation","target":{"provider":"bench","model":"any"},"prompt":"a fox","size":"1024x1024"}'

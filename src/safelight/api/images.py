@@ -1,7 +1,7 @@
 """The image routes: submit, and the OpenAI routes that await the same job."""
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from uuid import uuid4
 
 import structlog
 from starlette.requests import Request
@@ -24,7 +24,7 @@ from safelight.application.sweep import drop_images
 from safelight.domain.access import Grant
 from safelight.domain.caller import Caller
 from safelight.domain.errors import PolicyRefusal, RequestError, StorageError
-from safelight.domain.ids import JobId
+from safelight.domain.ids import new_job_id
 from safelight.domain.image import Operation
 from safelight.log_context import current_job, current_trace
 
@@ -95,7 +95,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         request=request,
         services=services,
         operation=operation,
-        job_id=JobId(str(uuid4())),
+        job_id=new_job_id(services.read.clock.now(), secrets.token_bytes(10)),
         passes_extra=passes_extra,
     )
     current_job.set(intake.job_id)

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from uuid import uuid4
 
 import structlog
 
@@ -17,7 +17,7 @@ from safelight.domain.access import Grant
 from safelight.domain.batch import Batch, BatchEntry, BatchProgress, BatchResult, NewLine
 from safelight.domain.caller import Caller
 from safelight.domain.errors import NotFound, PolicyRefusal, RateLimited, RequestError, StorageError, Superseded
-from safelight.domain.ids import BatchId, JobId, ProviderName
+from safelight.domain.ids import BatchId, JobId, ProviderName, new_job_id
 from safelight.domain.job import BatchLine, Job, JobHistory
 from safelight.domain.refusal import as_job_error
 
@@ -265,7 +265,7 @@ class Feed:
     def _job(self, batch: Batch, entry: BatchEntry, number: int) -> Job:
         now = self.clock.now()
         return Job(
-            id=JobId(str(uuid4())),
+            id=new_job_id(now, secrets.token_bytes(10)),
             request_id=batch.request_id,
             request=entry.request,
             created_at=now,

@@ -1,10 +1,11 @@
 """Names for the identifiers that travel through the program."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NewType
+from uuid import UUID
 
 JobId = NewType("JobId", str)
-"""A random UUID, version 4, lower case, 36 characters."""
+"""A UUID, version 4, lower case, 36 characters; made by `new_job_id`."""
 
 BlobKey = NewType("BlobKey", str)
 """`<hour>/<job id>-<random name>`: never derived from a user's text. The hour (UTC) is that of its writing, so that
@@ -23,6 +24,17 @@ DeliveryId = NewType("DeliveryId", str)
 """The random UUID of one event's delivery, which receivers see as `webhook-id`."""
 
 _UUID_CHARS = 36
+_MILLISECOND = timedelta(milliseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def new_job_id(moment: datetime, noise: bytes) -> JobId:
+    """Make an id from the time, which is aware UTC, and ten random bytes: 74 of their bits stay, too many to guess.
+
+    The time comes first, so that the rows of new jobs are neighbours in every index. Ids that are random as a whole would
+    each touch other pages of it, and a store of a million jobs would write several times as much.
+    """
+    return JobId(str(UUID(bytes=((moment - _EPOCH) // _MILLISECOND).to_bytes(6) + noise, version=4)))
 
 
 def blob_hour(moment: datetime) -> str:
