@@ -564,6 +564,19 @@ class TestAdministration:
         reply = await admin(client, "POST", "/api/webhooks", json=body_of("http://127.0.0.1:9/", **members))
         assert reply.error(400)["error"].get("param") == param
 
+    async def test_is_noted_in_the_audit_log(self, client: Client, receiver: Receiver) -> None:
+        endpoint = await created(client, receiver.url)
+        await endpoint.ask("PUT", json=body_of(receiver.url, name=endpoint.name))
+        for path in ("/rotate-secret", "/resume"):
+            await endpoint.ask("POST", path)
+        await endpoint.ask("DELETE")
+        reply = await admin(client, "GET", "/api/audit-log?limit=100")
+        (lines,) = [value for value in reply.json.values() if isinstance(value, list)]
+        noted = [line for line in lines if line["subject_id"] == endpoint.id]
+        assert [line["action"] for line in noted[::-1]] == ["created", "changed", "rotated", "resumed", "deleted"]
+        assert {(line["subject"], line["detail"]["name"]) for line in noted} == {("webhook", endpoint.name)}
+        assert endpoint.secret not in str(noted)
+
     async def test_knows_no_endpoint_that_there_is_not(self, client: Client, receiver: Receiver) -> None:
         endpoint = await created(client, receiver.url)
         assert (await endpoint.ask("DELETE")).json == {"status": "success"}
@@ -614,6 +627,32 @@ async def test_a_slow_receiver_delays_no_other(client: Client, receiver: Receive
         slow.release()
         await slow.received(6)
         assert slow.most_at_work == 3
+
+
+async def test_a_virtual_keys_own_endpoint_is_its_own(tmp_path: Path, receiver: Receiver) -> None:
+    """Its jobs name it, before one of everybody's by the same name; those of others cannot."""
+    keys = [{"name": name, "value": f"sk-bf-made-up-for-tests-{name * 8}"} for name in ("one", "two")]
+    settings = settings_for(tmp_path / "data", auth={"admin_key": KEY}, virtual_keys=keys)
+    with ServedGateway(settings) as gateway:
+        async with Client(gateway.url) as client, Receiver() as everybodys:
+            listed = (await admin(client, "GET", "/api/virtual-keys")).json
+            (owner,) = [key["id"] for key in listed["virtual_keys"] if key["name"] == "one"]
+            own = await created(client, receiver.url, name="orders", virtual_key_id=owner)
+            assert own.created["virtual_key_id"] == owner
+            (await own.ask("PUT", json=body_of(receiver.url, name="orders", virtual_key_id="another"))).error(400)
+            assert (await own.ask("PUT", json=body_of(receiver.url, name="orders"))).json["virtual_key_id"] == owner
+
+            one, two = ({"x-bf-vk": key["value"], "x-bf-async-webhook": "orders"} for key in keys)
+            assert (await client.send("generations", headers=one)).status == 202
+            await receiver.received(1)
+            for headers in (two, {"x-bf-async-webhook": "orders"}):
+                reply = await client.send("generations", headers=headers)
+                reply.error(400, "failed to resolve webhook endpoint: invalid webhook endpoint reference:")
+
+            await created(client, everybodys.url, name="orders")
+            jobs = [(await client.send("generations", headers=headers)).json["id"] for headers in (one, two)]
+            assert (await receiver.received(2))[1].data["job_id"] == jobs[0]
+            assert (await everybodys.received(1))[0].data["job_id"] == jobs[1]
 
 
 class TestSettings:

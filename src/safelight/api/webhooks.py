@@ -17,6 +17,7 @@ from safelight.api.identity import require_admin
 from safelight.api.jobs import timestamp
 from safelight.api.json_body import json_body
 from safelight.api.services import services_of
+from safelight.application.access_ports import Change
 from safelight.application.ports import DeliveryAttempt, EndpointFilter
 from safelight.application.webhooks import Webhooks
 from safelight.domain.access import Grant
@@ -168,7 +169,7 @@ async def _list(request: Request) -> Response:
 
 async def _create(request: Request) -> Response:
     said = await json_body(request, EndpointBody)
-    return _with_secret(await _webhooks(request).create(said.settings()), 201)
+    return _with_secret(await _noted(request, "created", await _webhooks(request).create(said.settings())), 201)
 
 
 async def _get(request: Request) -> Response:
@@ -178,22 +179,26 @@ async def _get(request: Request) -> Response:
 async def _replace(request: Request) -> Response:
     said = await json_body(request, EndpointBody)
     endpoint = await _webhooks(request).get(_id(request))
-    return json_response(_body(await _webhooks(request).replace(endpoint, said.settings(endpoint.settings))))
+    replaced = await _webhooks(request).replace(endpoint, said.settings(endpoint.settings))
+    return json_response(_body(await _noted(request, "changed", replaced)))
 
 
 async def _remove(request: Request) -> Response:
-    await _webhooks(request).remove(_id(request))
+    endpoint = await _webhooks(request).get(_id(request))
+    await _webhooks(request).remove(endpoint.id)
+    await _noted(request, "deleted", endpoint)
     return json_response({"status": "success"})
 
 
 async def _rotate(request: Request) -> Response:
     said = await json_body(request, RotationBody, empty=RotationBody())
     overlap = timedelta(seconds=said.overlap_seconds)
-    return _with_secret(await _webhooks(request).rotate(_id(request), overlap=overlap), 200)
+    rotated = await _webhooks(request).rotate(_id(request), overlap=overlap)
+    return _with_secret(await _noted(request, "rotated", rotated), 200)
 
 
 async def _resume(request: Request) -> Response:
-    return json_response(_body(await _webhooks(request).resume(_id(request))))
+    return json_response(_body(await _noted(request, "resumed", await _webhooks(request).resume(_id(request)))))
 
 
 async def _test(request: Request) -> Response:
@@ -232,6 +237,20 @@ async def _redeliver_range(request: Request) -> Response:
     until = None if said.until is UNSET else said.until
     count = await _webhooks(request).redeliver_range(_id(request), since=said.since, until=until)
     return json_response({"status": "queued", "count": count}, 202)
+
+
+async def _noted(request: Request, action: str, endpoint: WebhookEndpoint) -> WebhookEndpoint:
+    """Write a change into the audit log, and hand the endpoint on."""
+    change = Change(
+        at=services_of(request).webhooks.clock.now(),
+        actor=f"admin@{request.client.host}" if request.client else "admin",
+        action=action,
+        subject="webhook",
+        subject_id=endpoint.id,
+        detail={"name": endpoint.settings.name},
+    )
+    await services_of(request).administer.store.note(change)
+    return endpoint
 
 
 def _webhooks(request: Request) -> Webhooks:
