@@ -140,6 +140,7 @@ class JobSettings(_Section):
     batch_share: float = Field(
         0.5, gt=0, le=1, description="Share of a provider's slots that lines of batches may wait for or hold."
     )
+    max_waiting: int = Field(100_000, gt=0, description="Jobs that may wait in all; more are refused with 503.")
     on_unknown: OnUnknown = Field(
         OnUnknown.FAIL, description="After a call that may have been charged: fail, retry or fallback."
     )

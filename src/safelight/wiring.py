@@ -44,6 +44,7 @@ from safelight.api.services import ApiLimits, MetricsPage, Services
 from safelight.api.webhook_events import WebhookRenderer
 from safelight.application.administer import Administer
 from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.backlog import Backlog
 from safelight.application.batch import Batches, Feed
 from safelight.application.callback import CallbackAddresses, TakeCallback
 from safelight.application.callers import Callers, keyed_hash
@@ -415,6 +416,7 @@ class Gateway:
             providers=self._ports(),
             clock=self._clock,
             govern=govern,
+            backlog=Backlog(most=self._settings.jobs.max_waiting, count=self._store.waiting, clock=self._clock),
             observer=self._observer,
         )
         server, jobs, told = self._settings.server, self._settings.jobs, self._settings.log

@@ -226,3 +226,18 @@ async def test_lines_of_a_batch_wait_for_a_limit(tmp_path: Path, box: OpenAIComp
         reply = await client.send("generations", MODEL)
         assert reply.status == 429
         assert served.job_count() == 2
+
+
+async def test_the_queue_as_a_whole_is_bounded(tmp_path: Path) -> None:
+    settings = settings_for(
+        tmp_path / "data", jobs={"max_waiting": 3}, providers={"builtin": {"concurrency": 1, "retries": NO_RETRIES}}
+    )
+    with ServedGateway(settings) as served:
+        async with Client(served.url) as client:
+            slow = {**SMALL, "model": "builtin/slow-5"}
+            replies = [await client.send("generations", slow) for _ in range(6)]
+            refused = [reply for reply in replies if reply.status != 202]
+            assert 2 <= len(refused) <= 3
+            for reply in refused:
+                assert (reply.status, reply.json["type"]) == (503, "request_dropped")
+                assert int(reply.headers["retry-after"]) >= 1

@@ -15,6 +15,7 @@ from safelight.application.ports import JobFilter, JobStore, Place
 from safelight.domain.caller import ADMINISTRATOR, ANYBODY, Caller
 from safelight.domain.errors import InvalidRequest, StorageError, Superseded
 from safelight.domain.event import EventName, JobEvent, LoggedEvent, developed
+from safelight.domain.fairness import NOBODYS
 from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Attempt, AttemptState, Ending, Idempotency, Job, JobHistory, JobStatus
@@ -515,7 +516,7 @@ async def test_the_deadline_of_a_retried_job_counts_from_the_retry(shelf: Shelf)
 
 
 async def due_ids(store: JobStore, *, limit: int = 100, after: Place = (0, 0)) -> list[JobId]:
-    return [job_id for _, job_id, _, _ in await store.due(limit=limit, after=after)]
+    return [job_id for _, job_id, *_ in await store.due(limit=limit, after=after)]
 
 
 async def test_open_jobs_are_listed_in_the_order_of_their_submission(shelf: Shelf) -> None:
@@ -525,7 +526,7 @@ async def test_open_jobs_are_listed_in_the_order_of_their_submission(shelf: Shel
     await shelf.store.start_attempt(jobs[3].id, started())
     rows = await shelf.store.due(limit=100, after=(0, 0))
     assert [row[1] for row in rows] == [jobs[0].id, jobs[1].id, jobs[3].id, jobs[4].id]
-    assert rows[1][2:] == (SPARE, later(99))
+    assert rows[1][2:] == (SPARE, later(99), NOBODYS)
     assert [row[0] for row in rows] == sorted({row[0] for row in rows})
     assert [row[1] for row in await shelf.store.due(limit=2, after=rows[0][0])] == [jobs[1].id, jobs[3].id]
     assert await due_ids(shelf.other) == [row[1] for row in rows]
@@ -535,7 +536,7 @@ async def test_an_open_attempt_keeps_a_job_among_the_open(shelf: Shelf) -> None:
     new = await shelf.begun()
     accepted = started(state=AttemptState.ACCEPTED, handle="h")
     await shelf.store.accept_attempt(new.id, accepted, due_at=later(7))
-    assert (await shelf.store.due(limit=1, after=(0, 0)))[0][1:] == (new.id, PAID, later(7))
+    assert (await shelf.store.due(limit=1, after=(0, 0)))[0][1:] == (new.id, PAID, later(7), NOBODYS)
 
 
 async def test_overdue_jobs_are_those_created_before(shelf: Shelf) -> None:

@@ -12,16 +12,20 @@ import pytest
 
 from safelight.adapters.postgres.database import PostgresDatabase
 from safelight.adapters.postgres.queue import PostgresQueue
+from safelight.adapters.sql.access import SqlAccessStore
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.adapters.sql.memory import NoMemory
 from safelight.adapters.sqlite.queue import SqliteQueue
+from safelight.application.access_ports import Change
 from safelight.application.ports import Again
-from safelight.domain.errors import StorageError
+from safelight.domain.access import VirtualKey
+from safelight.domain.errors import OwnerBusy, StorageError
+from safelight.domain.fairness import STRIDE, stride, turn_of
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import Target
-from safelight.domain.job import Job
+from safelight.domain.job import Job, Priority
 from safelight.storage import WorkQueue
-from tests.making import job, request
+from tests.making import job, request, started
 from tests.stores import sqlite_store
 
 A, B = ProviderName("a"), ProviderName("b")
@@ -51,15 +55,17 @@ class Office:
         self.held: dict[JobId, asyncio.Event] = {}
         self.answers: dict[JobId, list[Again | Exception]] = {}
 
-    async def submit(self, lane: ProviderName = A, *, hold: bool = False, due_at: datetime | None = None) -> Job:
+    async def submit(
+        self, lane: ProviderName = A, *, hold: bool = False, due_at: datetime | None = None, **members: Any
+    ) -> Job:
         moment = now()
         target = Target(provider=lane, model="m")
-        new = job(request=request(target), created_at=moment, due_at=due_at or moment)
+        new = job(request=request(target), created_at=moment, due_at=due_at or moment, **members)
         self.lanes[new.id] = lane
         if hold:
             self.held[new.id] = asyncio.Event()
         await self.store.submit(new)
-        self.queue.wake(new.id, lane=lane, at=due_at or moment)
+        self.queue.wake(new.id, lane=lane, at=due_at or moment, turn=turn_of(new))
         return new
 
     def release(self, *jobs: Job) -> None:
@@ -301,3 +307,81 @@ async def test_cancelling_the_queue_cancels_what_runs_and_another_takes_it_up(op
     assert office.queue.running == set()
     async with other.running():
         assert await other.next() == [new.id]
+
+
+async def flood(office: Office, owner: str, count: int, **members: Any) -> list[Job]:
+    return [await office.submit(**{"owner": owner, "stride": STRIDE, **members}) for _ in range(count)]
+
+
+async def test_one_owners_crowd_does_not_delay_anothers_single_job(open_office: OpenOffice) -> None:
+    office = await open_office(slots=1)
+    await flood(office, "crowd", 60)
+    single = await office.submit(owner="single", stride=STRIDE)
+    assert (await office.queue.position(single) or 0) <= 1
+    async with office.running():
+        order = await office.next(61)
+    assert order.index(single.id) <= 1
+
+
+async def test_owners_take_turns(open_office: OpenOffice) -> None:
+    office = await open_office(slots=1)
+    jobs = {owner: await flood(office, owner, 10) for owner in ("a", "b", "c")}
+    whose = {each.id: owner for owner, each_job in jobs.items() for each in each_job}
+    async with office.running():
+        order = [whose[job_id] for job_id in await office.next(30)]
+    for at in range(0, 30, 3):
+        assert set(order[at : at + 3]) == {"a", "b", "c"}
+
+
+async def test_a_weight_says_how_many_start_for_each_one_of_another(open_office: OpenOffice) -> None:
+    office = await open_office(slots=1)
+    heavy = {each.id for each in await flood(office, "heavy", 30, stride=stride(1, 3))}
+    await flood(office, "light", 30)
+    async with office.running():
+        first = await office.next(20)
+    assert 14 <= sum(job_id in heavy for job_id in first) <= 16
+
+
+async def test_bulk_lets_others_go_first_and_does_not_starve(open_office: OpenOffice) -> None:
+    office = await open_office(slots=1)
+    bulk = {each.id for each in await flood(office, "bulk", 3, priority=Priority.BULK)}
+    await flood(office, "hasty", 110)
+    async with office.running():
+        order = await office.next(113)
+    assert not bulk & set(order[:99])
+    assert min(at for at, job_id in enumerate(order) if job_id in bulk) <= 101
+
+
+async def test_an_owner_has_only_so_many_at_work_and_others_are_not_held_up(tmp_path: Path) -> None:
+    """On Postgres the store says so when a job is about to start: see the next test."""
+    async with AsyncExitStack() as stack:
+        office = await sqlite_office(tmp_path / "jobs.db", stack, concurrency=8, lanes={A: 8})
+        limited = [
+            await office.submit(owner="a", stride=STRIDE, max_running=2, hold=hold) for hold in (True, True, True, True)
+        ]
+        other = await office.submit(owner="b", stride=STRIDE)
+        async with office.running():
+            assert set(await office.next(3)) == {limited[0].id, limited[1].id, other.id}
+            assert await office.queue.position(limited[2]) is None
+            office.release(limited[0])
+            assert await office.next() == [limited[2].id]
+            office.release(*limited[1:])
+            assert await office.next() == [limited[3].id]
+
+
+async def test_the_store_starts_no_more_of_an_owner_than_may_be_at_work(open_office: OpenOffice) -> None:
+    one, two = await open_office(), await open_office()
+    access = SqlAccessStore(one.store._database)
+    change = Change(at=now(), actor="test", action="created", subject="key", subject_id="a")
+    await access.save(VirtualKey(id="a", name="a"), change, source="api")
+    jobs = [await one.submit(owner="a", stride=STRIDE, max_running=3) for _ in range(10)]
+
+    async def start(office: Office, new: Job) -> bool:
+        try:
+            await office.store.start_attempt(new.id, started(target=new.request.target), limited=new)
+        except OwnerBusy:
+            return False
+        return True
+
+    begun = await asyncio.gather(*[start((one, two)[at % 2], new) for at, new in enumerate(jobs)])
+    assert sum(begun) == 3

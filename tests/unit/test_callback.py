@@ -36,7 +36,7 @@ class Woken:
     def __init__(self) -> None:
         self.ids: list[JobId] = []
 
-    def wake(self, job_id: JobId, *, lane: ProviderName, at: Any) -> None:
+    def wake(self, job_id: JobId, *, lane: ProviderName, at: Any, **_: Any) -> None:
         assert (lane, at) == (PAID, later(5))
         self.ids.append(job_id)
 

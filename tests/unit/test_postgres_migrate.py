@@ -40,7 +40,7 @@ async def test_an_older_database_is_brought_up_to_date_with_its_jobs(postgres_se
         )
         assert await migrate(url) == (1, NEWEST)
         store = await PostgresStorage(url).open()
-        assert [job_id for _, job_id, _, _ in await store.due(limit=9, after=(0, 0))] == ["j"]
+        assert [job_id for _, job_id, *_ in await store.due(limit=9, after=(0, 0))] == ["j"]
         await store.close()
 
 

@@ -14,6 +14,7 @@ from safelight.adapters.sqlite import queue as queue_module
 from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.application.ports import Again, Place
 from safelight.domain.errors import StorageError
+from safelight.domain.fairness import NOBODYS, Turn
 from safelight.domain.ids import JobId, ProviderName
 from tests.making import job
 
@@ -39,11 +40,11 @@ class Table:
     async def end(self, job_id: JobId) -> None:
         self.rows = {seq: row for seq, row in self.rows.items() if row[0] != job_id}
 
-    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime]]:
+    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime, Turn]]:
         self.reads.append(after)
         if self.faults:
             raise self.faults.pop(0)
-        rows = [((0, seq), *row, now()) for seq, row in self.rows.items() if (0, seq) > after][:limit]
+        rows = [((0, seq), *row, now(), NOBODYS) for seq, row in self.rows.items() if (0, seq) > after][:limit]
         await asyncio.sleep(0)
         self.during()
         return rows

@@ -11,6 +11,7 @@ from safelight.application.ports import JobFilter
 from safelight.application.submit import Submission, Submit
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import IdempotencyConflict, StorageError, UnsupportedFeature
+from safelight.domain.fairness import Turn
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import Operation, Target
 from safelight.domain.job import Job, JobStatus
@@ -26,7 +27,8 @@ class Wakes:
     def __init__(self) -> None:
         self.heard: list[tuple[JobId, ProviderName, datetime]] = []
 
-    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
+    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime, turn: Turn | None = None) -> None:
+        del turn
         self.heard.append((job_id, lane, at))
 
     async def position(self, job: Job) -> int | None:

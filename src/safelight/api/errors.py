@@ -16,6 +16,7 @@ from safelight.domain.errors import (
     IdempotencyConflict,
     NotFound,
     PolicyRefusal,
+    QueueFull,
     RequestError,
     StorageError,
 )
@@ -110,9 +111,9 @@ def denied(error: PolicyRefusal) -> Response:
     if (quota := error.quota) is not None:
         headers["RateLimit-Policy"] = f'"{quota.name}";q={quota.most};w={quota.window_s}'
         headers["RateLimit"] = f'"{quota.name}";r={quota.left};t={ceil(error.retry_after_s or 0)}'
-    return json_response(
-        {"type": error.code, "status_code": status, "error": said, "extra_fields": {}}, status, headers
-    )
+    own = {"is_bifrost_error": True} if isinstance(error, QueueFull) else {}  # it is not the caller's key that is full
+    body = {"type": error.code, **own, "status_code": status, "error": said, "extra_fields": {}}
+    return json_response(body, status, headers)
 
 
 def error_response(request: Request, error: Exception) -> Response:

@@ -39,6 +39,7 @@ from safelight.domain.errors import (
     ErrorClass,
     InvalidRequest,
     NotFound,
+    OwnerBusy,
     ProviderAbandoned,
     ProviderError,
     ProviderModelGone,
@@ -167,6 +168,9 @@ class Advance:
         work_for(job_id, history.job.request_id)
         try:
             return await self._advance(history)
+        except OwnerBusy:
+            self._let_go(job_id)
+            return await self._move(history.job, history.job.lane, self._in(self.random.uniform(*_OVER_BUDGET_S)))
         except Superseded:
             log.info("job_superseded", job_id=job_id)
             self._let_go(job_id)
@@ -337,7 +341,7 @@ class Advance:
         entry = self.providers[target.provider]
         self._probe(target)
         self.keys.hold(job.id, target.provider, entry.entry(start.key_name))
-        await self.store.start_attempt(job.id, attempt)
+        await self.store.start_attempt(job.id, attempt, limited=job if job.max_running is not None else None)
         self.observer.attempt_started(job, attempt, after=history.attempts[-1] if history.attempts else None)
         call = self.call_of(history, attempt)
         self._watch(job, entry.provider, call)

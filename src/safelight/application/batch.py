@@ -17,6 +17,7 @@ from safelight.domain.access import Grant
 from safelight.domain.batch import Batch, BatchEntry, BatchProgress, BatchResult, NewLine
 from safelight.domain.caller import Caller
 from safelight.domain.errors import NotFound, PolicyRefusal, RateLimited, RequestError, StorageError, Superseded
+from safelight.domain.fairness import turn_of
 from safelight.domain.ids import BatchId, JobId, ProviderName, new_job_id
 from safelight.domain.job import BatchLine, Job, JobHistory
 from safelight.domain.refusal import as_job_error
@@ -241,6 +242,7 @@ class Feed:
             job,
             priority=agreed.priority,
             stride=agreed.stride,
+            max_running=grant.key.max_running if grant else None,
             estimates=agreed.estimates,
             provider_keys=agreed.provider_keys,
         )
@@ -260,7 +262,7 @@ class Feed:
                 raise Superseded(f"batch {batch.id} waits for a limit: {error.message}") from error
             fed = await self.store.feed(batch, [replace(lines[0], terms=None, error=as_job_error(error))])
         for job in fed:
-            self.queue.wake(job.id, lane=job.lane, at=job.created_at)
+            self.queue.wake(job.id, lane=job.lane, at=job.created_at, turn=turn_of(job))
 
     def _job(self, batch: Batch, entry: BatchEntry, number: int) -> Job:
         now = self.clock.now()

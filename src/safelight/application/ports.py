@@ -11,6 +11,7 @@ from safelight.domain.caller import ADMINISTRATOR, Caller
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ProviderError
 from safelight.domain.event import JobEvent, LoggedEvent
+from safelight.domain.fairness import Turn
 from safelight.domain.ids import BatchId, BlobKey, DeliveryId, EndpointId, JobId, ProviderName
 from safelight.domain.image import ImageRequest, Operation, StoredImage, Usage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
@@ -112,12 +113,12 @@ class JobStore(Protocol):
         """Read one job with its ledger."""
         ...
 
-    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime]]:
+    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime, Turn]]:
         """List jobs that have not ended in the order of their creation: (place, id, lane, due)."""
         ...
 
-    async def start_attempt(self, job_id: JobId, attempt: Attempt) -> None:
-        """Write the attempt before any byte goes upstream; the job is processing from here on."""
+    async def start_attempt(self, job_id: JobId, attempt: Attempt, *, limited: Job | None = None) -> None:
+        """Write the attempt before any byte goes upstream; the job is processing from here on. Raises `OwnerBusy` where it is `limited` and would be one too many."""
         ...
 
     async def accept_attempt(self, job_id: JobId, attempt: Attempt, *, due_at: datetime) -> None:
@@ -336,8 +337,8 @@ StepHandler = Callable[[JobId], Awaitable[Again | None]]
 class Queue(Protocol):
     """Wakes the engine. The jobs table is the record: an id may come twice, and is then harmless."""
 
-    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
-        """Tell of a job whose entry has been committed. One that was to be taken up later is brought forward."""
+    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime, turn: Turn | None = None) -> None:
+        """Tell of a job whose entry has been committed, and of a new one what decides when it comes next. One that was to be taken up later is brought forward."""
         ...
 
     async def position(self, job: Job) -> int | None:

@@ -9,6 +9,7 @@ from safelight.application.ports import Clock, JobStore, Queue
 from safelight.application.read import Read
 from safelight.domain.caller import Caller
 from safelight.domain.errors import NotRetryable, Superseded
+from safelight.domain.fairness import turn_of
 from safelight.domain.ids import JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Job, JobStatus
@@ -41,6 +42,6 @@ class Retry:
             await self.store.retry(renewed, agreed.terms)
         except Superseded as superseded:
             raise NotRetryable("the job has been run again already") from superseded
-        self.queue.wake(job.id, lane=renewed.lane, at=renewed.due_at or renewed.created_at)
+        self.queue.wake(job.id, lane=renewed.lane, at=renewed.due_at or renewed.created_at, turn=turn_of(renewed))
         log.info("job_retried", job_id=job.id, earlier_attempts=renewed.earlier_attempts)
         return renewed

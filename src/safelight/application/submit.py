@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from safelight.application.backlog import Backlog
 from safelight.application.govern import NOTHING_SAID, Govern
 from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import Clock, JobStore, Provider, Queue
 from safelight.domain.access import Grant
 from safelight.domain.capability import refuse_retired
 from safelight.domain.errors import IdempotencyConflict
+from safelight.domain.fairness import turn_of
 from safelight.domain.fingerprint import fingerprint
 from safelight.domain.ids import EndpointId, JobId, ProviderName
 from safelight.domain.image import ImageRequest
@@ -52,6 +54,8 @@ class Submit:
     clock: Clock
     govern: Govern | None = None
     """Without it nothing is limited."""
+    backlog: Backlog | None = None
+    """Without it any number of jobs may wait."""
     observer: Observer = field(default_factory=Deaf)
 
     def check(self, request: ImageRequest) -> None:
@@ -76,11 +80,13 @@ class Submit:
             earlier := await self.store.submitted(owner, idempotency.key, now=self.clock.now())
         ):  # before anything is asked for that it has taken already
             return _replay(earlier, idempotency)
+        if self.backlog is not None:
+            await self.backlog.let_in()
         job, terms = await self.prepare(submission)
         earlier = await self.store.submit(job, terms)
         if earlier is not None and idempotency is not None:
             return _replay(earlier, idempotency)
-        self.queue.wake(job.id, lane=job.lane, at=job.created_at)
+        self.queue.wake(job.id, lane=job.lane, at=job.created_at, turn=turn_of(job))
         self.observer.submitted(job)
         return Receipt(job=job)
 
@@ -102,6 +108,7 @@ class Submit:
             team=grant.key.team if grant else None,
             priority=agreed.priority,
             stride=agreed.stride,
+            max_running=grant.key.max_running if grant else None,
             estimates=agreed.estimates,
             provider_keys=agreed.provider_keys,
             trace_parent=submission.trace_parent,

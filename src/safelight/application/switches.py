@@ -57,7 +57,7 @@ class Switches:
         """Bring forward what waits for it. What other processes keep in memory comes in its own time."""
         after, now = (0, 0), self.clock.now()
         while page := await self.jobs.due(limit=_PAGE, after=after):
-            for place, job_id, lane, _ in page:
+            for place, job_id, lane, *_ in page:
                 after = place
                 if lane == provider:
                     self.queue.wake(job_id, lane=lane, at=now)

@@ -24,6 +24,7 @@ SafelightError               code (stable), message (safe to show)
 │  │  └─ ProviderAbandoned   as above, and it was the gateway that stopped
 │  └─ ProviderProtocolError  an answer that we cannot read: may be billed, as above
 ├─ StorageError              the database or the blob store failed
+├─ OwnerBusy                 the owner has as many jobs at work as may be: wait
 └─ Superseded                somebody else has moved the job on: drop what we hold
 ConfigurationError           outside the tree, so that no job loop can swallow it
 """
@@ -224,6 +225,12 @@ class StorageError(SafelightError):
     """The database or the blob store failed; the caller may try again."""
 
     code = "storage_unavailable"
+
+
+class OwnerBusy(SafelightError):
+    """The owner has as many jobs at work as may be: this one must wait."""
+
+    code = "owner_busy"
 
 
 class Superseded(SafelightError):

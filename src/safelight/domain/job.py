@@ -193,6 +193,8 @@ class Job:
     priority: Priority = Priority.INTERACTIVE
     stride: int = 0
     """How far it takes its owner back in the line: see `domain/fairness.py`."""
+    max_running: int | None = None
+    """How many jobs of its owner may be at work at a time."""
     estimates: Mapping[str, int] = field(default_factory=dict)
     """Micro-dollars that one picture is taken to cost at each target, where money is held for it."""
     provider_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from pgqueuer.domain.types import JobId as EntryId
 from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
 from pgqueuer.ports.repository import EntrypointExecutionParameter
 
-from safelight.adapters.postgres import entries
+from safelight.adapters.postgres import entries, fairness
 from safelight.adapters.postgres.database import PostgresDatabase
 from safelight.adapters.postgres.entries import Back, Entry
 from safelight.adapters.postgres.pgq import Pgq
@@ -30,6 +30,7 @@ from safelight.adapters.sql.database import Transaction
 from safelight.adapters.sql.rows import from_micros
 from safelight.application.ports import Again, StepHandler
 from safelight.domain.errors import StorageError
+from safelight.domain.fairness import Turn
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.job import Job
 
@@ -77,13 +78,15 @@ class PostgresQueue:
 
     # Into the queue
 
-    async def enqueue(self, transaction: Transaction, job_id: JobId, lane: ProviderName, at: datetime) -> None:
+    async def enqueue(
+        self, transaction: Transaction, job_id: JobId, lane: ProviderName, at: datetime, turn: Turn | None = None
+    ) -> None:
         """Have a job handed out at `at`, by an entry made in the transaction that writes the job. See `Enqueue`."""
         delay = at - self._now()
         made = await self._pgq.on(transaction).enqueue(
             self._lane(lane),
             job_id.encode(),
-            priority=0,  # the order of starts is chosen here: a greater one first, then who came first
+            priority=await fairness.priority(transaction, job_id, lane, turn) if turn is not None else 0,
             execute_after=delay,
             dedupe_key=job_id,
             on_conflict="skip",
@@ -91,9 +94,9 @@ class PostgresQueue:
         if made == [None]:
             await entries.wake(transaction, job_id, delay)
 
-    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
+    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime, turn: Turn | None = None) -> None:
         """See `Queue.wake`: the entry is there and told of; this worker need not wait for the news."""
-        del job_id, lane, at
+        del job_id, lane, at, turn
         self._changed.set()
 
     def look(self) -> None:

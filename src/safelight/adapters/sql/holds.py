@@ -9,8 +9,9 @@ from safelight.adapters.sql import meters
 from safelight.adapters.sql.database import Row, Transaction
 from safelight.adapters.sql.rows import to_micros
 from safelight.domain.budget import Draw, Period, Reading, Unit
-from safelight.domain.errors import RateLimited
+from safelight.domain.errors import OwnerBusy, RateLimited
 from safelight.domain.ids import JobId
+from safelight.domain.job import Job
 from safelight.domain.ledger import Spend, Terms, Transfer, booked, hold, settle
 from safelight.domain.money import Charged
 from safelight.domain.refusal import refusal
@@ -19,6 +20,7 @@ from safelight.domain.refusal import refusal
 TAKE = "UPDATE meters SET held = held + $2 WHERE id = $1 RETURNING most, held - $2"
 LOCK_KEY = "UPDATE holders SET updated_at = updated_at WHERE kind = 'key' AND id = $1"
 COUNT_WAITING = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE owner = $1 AND status = 'pending' LIMIT $2) AS waiting"
+COUNT_RUNNING = "SELECT count(*) FROM jobs WHERE owner = $1 AND status = 'processing' AND id <> $2"
 USE = (
     "INSERT INTO meter_slots (meter_id, slot, used) VALUES ($1, $2, $3)"
     " ON CONFLICT (meter_id, slot) DO UPDATE SET used = meter_slots.used + excluded.used"
@@ -67,6 +69,14 @@ async def take(transaction: Transaction, job_id: JobId, owner: str | None, terms
     if terms.max_waiting is not None:
         await transaction.execute(LOCK_KEY, owner)
         await _refuse_waiting(transaction, owner, terms)
+
+
+async def refuse_to_run(transaction: Transaction, job: Job) -> None:
+    """Raise `OwnerBusy` where a job would be one too many of its owner's at work; else nobody else gets in between."""
+    await transaction.execute(LOCK_KEY, job.owner)
+    row = await transaction.fetch_one(COUNT_RUNNING, job.owner, job.id)
+    if row is not None and job.max_running is not None and row[0] >= job.max_running:
+        raise OwnerBusy(f"job {job.id} waits for another one of its owner")
 
 
 async def close(transaction: Transaction, job_id: JobId, estimates: bytes, now: datetime) -> None:

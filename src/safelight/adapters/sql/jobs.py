@@ -10,17 +10,18 @@ from safelight.adapters.sql.database import Database, Row, Transaction
 from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage, LogEntry, Mark, Place
 from safelight.domain.errors import Superseded
 from safelight.domain.event import JobEvent, LoggedEvent, moved_on, progressed
+from safelight.domain.fairness import NOBODYS, STRIDE, Turn, turn_of
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.image import StoredImage
-from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
+from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus, Priority
 from safelight.domain.ledger import Terms
 from safelight.domain.webhook import WebhookEvent, events_of
 
 INSERT_JOB = (
     "INSERT INTO jobs (id, request_id, request_type, status, lane, model, request, created_at, ttl_s, due_at, webhook,"
     " metadata, idempotency_key, fingerprint, batch_id, batch_line, owner, team, provider_keys, trace_parent, priority,"
-    " stride, estimates) VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,"
-    " $18, $19, $20, $21, $22)"
+    " stride, estimates, max_running) VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,"
+    " $18, $19, $20, $21, $22, $23)"
     " ON CONFLICT (idempotency_key, coalesce(owner, '')) WHERE idempotency_key IS NOT NULL DO NOTHING"
 )
 FREE_KEY = (
@@ -34,8 +35,11 @@ GET_KEYED_JOB = (
 GET_JOB = f"SELECT {rows.JOB_COLUMNS} FROM jobs WHERE id = $1"  # noqa: S608 - columns are constants
 GET_ATTEMPTS = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE job_id = $1 ORDER BY number"  # noqa: S608 - as above
 OPEN_JOBS = (
-    "SELECT created_at, seq, id, lane, due_at FROM jobs WHERE due_at IS NOT NULL AND (created_at, seq) > ($1, $2)"
+    "SELECT created_at, seq, id, lane, due_at, owner, priority, stride, max_running FROM jobs WHERE due_at IS NOT NULL AND (created_at, seq) > ($1, $2)"
     " ORDER BY created_at, seq LIMIT $3"
+)
+COUNT_WAITING = (
+    "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE due_at IS NOT NULL AND status = 'pending' LIMIT $1) AS waiting"
 )
 START_JOB = (
     "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4,"
@@ -93,7 +97,7 @@ _STARTED = (WebhookEvent.STARTED,)
 _REQUEST = 5
 """Its place among the columns, read and written alike."""
 
-Enqueue = Callable[[Transaction, JobId, ProviderName, datetime], Awaitable[None]]
+Enqueue = Callable[[Transaction, JobId, ProviderName, datetime, Turn | None], Awaitable[None]]
 """Makes a queue entry, or brings forward the one that there is, in the transaction that writes the job: for queues that are tables of the same database."""
 
 
@@ -223,7 +227,7 @@ class SqlJobStore:
         await search.label(transaction, job)
         await events.append(transaction, new.event)
         if self._enqueue:
-            await self._enqueue(transaction, job.id, job.lane, job.due_at or job.created_at)
+            await self._enqueue(transaction, job.id, job.lane, job.due_at or job.created_at, turn_of(job))
         return None
 
     def inserted(self, new: "NewJob") -> None:
@@ -261,15 +265,20 @@ class SqlJobStore:
             await self._database.look_up(lambda transaction: transaction.fetch(GET_ATTEMPTS, job_id))
         )
 
-    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime]]:
+    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime, Turn]]:
         """See `JobStore.due`."""
         found = await self._fetch(OPEN_JOBS, *after, limit)
         return [
-            ((created, seq), JobId(job_id), ProviderName(lane), rows.from_micros(due))
-            for created, seq, job_id, lane, due in found
+            ((created, seq), JobId(job_id), ProviderName(lane), rows.from_micros(due), _turn(owner, *turn))
+            for created, seq, job_id, lane, due, owner, *turn in found
         ]
 
-    async def start_attempt(self, job_id: JobId, attempt: Attempt) -> None:
+    async def waiting(self, most: int) -> int:
+        """How many jobs have not begun, counted up to `most`."""
+        [(count,)] = await self._fetch(COUNT_WAITING, most)
+        return int(count)
+
+    async def start_attempt(self, job_id: JobId, attempt: Attempt, *, limited: Job | None = None) -> None:
         """See `JobStore.start_attempt`."""
         started = (job_id, rows.to_micros(attempt.started_at), attempt.number, attempt.target.provider)
         values = rows.new_attempt_values(job_id, attempt)
@@ -277,6 +286,8 @@ class SqlJobStore:
         topics = {job_id, EVERY_JOB}
 
         async def write(transaction: Transaction) -> None:
+            if limited is not None:
+                await holds.refuse_to_run(transaction, limited)
             webhook, earlier_attempts = _expect(await transaction.fetch_one(START_JOB, *started), job_id)
             _expect_one(await transaction.execute(INSERT_ATTEMPT, *values), job_id)
             await events.append(transaction, event)
@@ -332,7 +343,7 @@ class SqlJobStore:
         async def write(transaction: Transaction) -> None:
             _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
             if self._enqueue:
-                await self._enqueue(transaction, job_id, lane, due_at)
+                await self._enqueue(transaction, job_id, lane, due_at, None)
 
         await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
 
@@ -384,7 +395,7 @@ class SqlJobStore:
             _expect_one(await transaction.execute(CANCEL_JOB, *values), job_id)
             await events.append(transaction, event)
             if self._enqueue:
-                await self._enqueue(transaction, job_id, lane, at)
+                await self._enqueue(transaction, job_id, lane, at, None)
 
         def then() -> None:
             self._memory.cancel(job_id, at)
@@ -413,7 +424,7 @@ class SqlJobStore:
                 await holds.take(transaction, job.id, job.owner, terms, at)
             await events.append(transaction, event)
             if self._enqueue:
-                await self._enqueue(transaction, job.id, job.lane, at)
+                await self._enqueue(transaction, job.id, job.lane, at, turn_of(job))
 
         def then() -> None:
             self._memory.retry(job)
@@ -518,6 +529,10 @@ class SqlJobStore:
 
     async def _fetch(self, statement: str, *values: object) -> Sequence[Row]:
         return await self._database.read(lambda transaction: transaction.fetch(statement, *values))
+
+
+def _turn(owner: str | None, priority: str, stride: int, most_running: int | None) -> Turn:
+    return NOBODYS if owner is None and not stride else Turn(owner, Priority(priority), stride or STRIDE, most_running)
 
 
 def _expect(row: Row | None, job_id: JobId) -> Row:

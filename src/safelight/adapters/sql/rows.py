@@ -32,7 +32,7 @@ JOB_COLUMNS = (
     "seq, id, request_id, status, lane, request, created_at, ttl_s, due_at, started_at, completed_at, attempts,"
     " result, error, charged, cost_micros, earlier_attempts, cancelled_at, webhook, metadata, idempotency_key,"
     " fingerprint, batch_id, batch_line, owner, team, progress, provider_keys, trace_parent, priority, stride,"
-    " estimates"
+    " estimates, max_running"
 )
 ATTEMPT_COLUMNS = (
     "number, route, provider, model, key_name, n, state, started_at, ended_at, handle, error_class, error,"
@@ -119,6 +119,7 @@ def job_values(job: Job) -> Row:
         job.priority.value,
         job.stride,
         estimates_column(job),
+        job.max_running,
     )
 
 
@@ -159,6 +160,7 @@ def job_of(row: Row) -> Job:
         priority=Priority(row[29]),
         stride=row[30],
         estimates=_NO_ESTIMATES if row[31] is None else _numbers.decode(row[31]),
+        max_running=row[32],
     )
 
 

@@ -1,6 +1,7 @@
 """The queue of one process: ids in memory, the jobs table behind them.
 
-Each provider has a lane with its own number of slots, so that a slow provider does not hold up the others. A job that
+Each provider has a lane with its own number of slots, so that a slow provider does not hold up the others. In a lane, owners
+take turns (see `domain/fairness.py`). A job that
 the provider has accepted keeps its slot until it has ended, but asking for it waits for none. Memory
 holds at most `_MOST_IN_MEMORY` ids; past that, jobs stay in the table alone and are read when half of it is free.
 """
@@ -8,7 +9,8 @@ holds at most `_MOST_IN_MEMORY` ids; past that, jobs stay in the table alone and
 import asyncio
 import contextlib
 import heapq
-from collections import deque
+from bisect import bisect_left, insort
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,10 +20,14 @@ import structlog
 
 from safelight.application.ports import Again, Place, StepHandler
 from safelight.domain.errors import StorageError
+from safelight.domain.fairness import NOBODYS, FairOrder, Turn
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.job import Job
 
 _MOST_IN_MEMORY = 50_000
+_ALWAYS_IN_SIGHT = 100
+"""So many jobs of each owner are in memory even when it is full."""
+_TAKEN_KEPT = 1_000
 _PAGE = 2_000
 _BEGINNING = (-1, -1)
 _PAUSE_AFTER_FAULT = timedelta(seconds=1)
@@ -34,15 +40,48 @@ log = structlog.get_logger(__name__)
 class OpenJobs(Protocol):
     """The part of the job store that the queue reads."""
 
-    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime]]:
+    async def due(self, *, limit: int, after: Place) -> Sequence[tuple[Place, JobId, ProviderName, datetime, Turn]]:
         """See `JobStore.due`."""
         ...
+
+
+Entry = tuple[int, int, JobId]
+"""A job in line: its rank, a number that tells equal ones apart, its id."""
+
+
+class _Line:
+    """Entries in their order. Most come at the end, all go at the beginning, and each can be asked for its place."""
+
+    __slots__ = ("_begin", "_entries")
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._begin = 0
+
+    def __len__(self) -> int:
+        return len(self._entries) - self._begin
+
+    def add(self, entry: Entry) -> None:
+        insort(self._entries, entry, lo=self._begin)
+
+    def take(self) -> Entry:
+        entry = self._entries[self._begin]
+        self._begin += 1
+        if self._begin > _TAKEN_KEPT and 2 * self._begin > len(self._entries):
+            del self._entries[: self._begin]
+            self._begin = 0
+        return entry
+
+    def place(self, entry: Entry) -> int:
+        """How many come before it."""
+        return bisect_left(self._entries, entry, lo=self._begin) - self._begin
 
 
 @dataclass(slots=True)
 class _Lane:
     slots: int
-    ready: deque[JobId] = field(default_factory=deque)
+    ready: _Line = field(default_factory=_Line)
+    order: FairOrder = field(default_factory=FairOrder)
     at_work: deque[JobId] = field(default_factory=deque)
     """Due again, and holding a slot already."""
     taken: int = 0
@@ -51,15 +90,14 @@ class _Lane:
     """Steps that are being taken now."""
     lined_up: int = 0
     """How many have stood in `ready` so far."""
-    handed_out: int = 0
 
     @property
     def can_start(self) -> bool:
-        return bool(self.at_work or (self.ready and self.taken < self.slots))
+        return bool(self.at_work or (len(self.ready) and self.taken < self.slots))
 
     @property
     def idle(self) -> bool:
-        return not (self.ready or self.at_work or self.taken)
+        return not (len(self.ready) or self.at_work or self.taken)
 
 
 class SqliteQueue:
@@ -83,8 +121,18 @@ class SqliteQueue:
         self._parked: dict[JobId, Again] = {}
         """Those in `_later`. An entry there that is not of this time is left from before the job was brought forward."""
         self._known: set[JobId] = set()
-        self._numbers: dict[JobId, int] = {}
-        """Of each job in a lane's `ready`: how many had lined up there before it."""
+        self._entries: dict[JobId, Entry] = {}
+        """Of each job in a lane's `ready`."""
+        self._turns: dict[JobId, Turn] = {}
+        """Of the known jobs that have an owner."""
+        self._counted: set[JobId] = set()
+        """Those that have stood in line before: they are not to put their owner back again."""
+        self._of_owner: Counter[str] = Counter()
+        """How many jobs of an owner are known."""
+        self._running: dict[str, set[JobId]] = {}
+        """The jobs at work of owners who may have only so many."""
+        self._held_back: dict[str, list[tuple[Entry, ProviderName]]] = {}
+        """Those whose turn came while their owner had as many at work as may be; the first in line first."""
         self._woken_again: set[JobId] = set()
         self._reading = True
         self._read_up_to: Place = _BEGINNING
@@ -93,24 +141,45 @@ class SqliteQueue:
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime) -> None:
+    def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime, turn: Turn | None = None) -> None:
         """See `Queue.wake`."""
         if (parked := self._parked.get(job_id)) is not None:
             self._place(job_id, replace(parked, at=min(at, parked.at)))
             self._changed.set()
         elif job_id in self._known:
             self._woken_again.add(job_id)
-        elif len(self._known) < _MOST_IN_MEMORY:
-            self._known.add(job_id)
+        elif len(self._known) < _MOST_IN_MEMORY or self._has_few(turn):
+            self._know(job_id, turn)
             self._place(job_id, Again(at=at, lane=lane))
             self._changed.set()
         else:
             self._turned_away = True
 
+    def _has_few(self, turn: Turn | None) -> bool:
+        """Whether an owner is in sight so little that somebody else's crowd must not keep them out."""
+        return turn is not None and turn.owner is not None and self._of_owner[turn.owner] < _ALWAYS_IN_SIGHT
+
+    def _know(self, job_id: JobId, turn: Turn | None) -> None:
+        self._known.add(job_id)
+        if turn is not None and turn is not NOBODYS:
+            self._turns[job_id] = turn
+            if turn.owner is not None:
+                self._of_owner[turn.owner] += 1
+
+    def _forget(self, job_id: JobId) -> None:
+        self._known.discard(job_id)
+        self._counted.discard(job_id)
+        turn = self._turns.pop(job_id, None)
+        if turn is not None and turn.owner is not None:
+            self._of_owner[turn.owner] -= 1
+            if not self._of_owner[turn.owner]:
+                del self._of_owner[turn.owner]
+            self._stopped(job_id, turn.owner)
+
     async def position(self, job: Job) -> int | None:
         """See `Queue.position`."""
-        number, lane = self._numbers.get(job.id), self._lanes.get(job.lane)
-        return None if number is None or lane is None else number - lane.handed_out
+        entry, lane = self._entries.get(job.id), self._lanes.get(job.lane)
+        return None if entry is None or lane is None else lane.ready.place(entry)
 
     def stop(self) -> None:
         """See `Queue.stop`."""
@@ -164,10 +233,10 @@ class SqliteQueue:
                 log.warning("queue_read_failed", error=error.message)
                 asyncio.get_running_loop().call_later(_PAUSE_AFTER_FAULT.total_seconds(), self._changed.set)
                 return
-            for place, job_id, lane, at in page:
+            for place, job_id, lane, at, turn in page:
                 self._read_up_to = place
                 if job_id not in self._known:
-                    self._known.add(job_id)
+                    self._know(job_id, turn)
                     self._place(job_id, Again(at=at, lane=lane))
             self._reading = len(page) == _PAGE
 
@@ -185,27 +254,62 @@ class SqliteQueue:
         if at_work:
             lane.at_work.append(job_id)
             return
-        lane.ready.append(job_id)
-        self._numbers[job_id] = lane.lined_up
+        turn = self._turns.get(job_id, NOBODYS)
+        rank = lane.order.rank(turn, again=job_id in self._counted)
+        self._counted.add(job_id)
+        entry = self._entries[job_id] = (rank, lane.lined_up, job_id)
+        lane.ready.add(entry)
         lane.lined_up += 1
 
     def _hand_out(self, handler: StepHandler) -> None:
         """One id of each lane in turn, as long as slots are free."""
         while self._free > 0 and not self._stopping and (name := self._next_lane()) is not None:
             lane = self._lanes[name] = self._lanes.pop(name)  # to the end: next time the others come first
-            self._start(self._taken_from(lane), name, lane, handler)
+            if (job_id := self._taken_from(lane, name)) is not None:
+                self._start(job_id, name, lane, handler)
 
     def _next_lane(self) -> ProviderName | None:
         return next((name for name, lane in self._lanes.items() if lane.can_start), None)
 
-    def _taken_from(self, lane: _Lane) -> JobId:
+    def _taken_from(self, lane: _Lane, name: ProviderName) -> JobId | None:
+        """The job whose turn it is; `None` when its owner has as many at work as may be."""
         if lane.at_work:
             return lane.at_work.popleft()
-        job_id = lane.ready.popleft()
+        entry = lane.ready.take()
+        rank, _, job_id = entry
+        del self._entries[job_id]
+        if not self._may_run(job_id):
+            heapq.heappush(self._held_back.setdefault(self._turns[job_id].owner or "", []), (entry, name))
+            return None
+        lane.order.take(rank)
         lane.taken += 1
-        lane.handed_out += 1
-        del self._numbers[job_id]
         return job_id
+
+    def _may_run(self, job_id: JobId) -> bool:
+        """Count a job among those of its owner at work, if there may be one more."""
+        turn = self._turns.get(job_id, NOBODYS)
+        if turn.most_running is None or turn.owner is None:
+            return True
+        running = self._running.setdefault(turn.owner, set())
+        if job_id in running or len(running) < turn.most_running:
+            running.add(job_id)
+            return True
+        return False
+
+    def _stopped(self, job_id: JobId, owner: str) -> None:
+        """Let the next job of an owner back into its line, where it stood."""
+        running = self._running.get(owner)
+        if running is None or job_id not in running:
+            return
+        running.discard(job_id)
+        if not running:
+            del self._running[owner]
+        if held_back := self._held_back.get(owner):
+            entry, name = heapq.heappop(held_back)
+            self._entries[entry[2]] = entry
+            self._lane(name).ready.add(entry)
+            if not held_back:
+                del self._held_back[owner]
 
     def _start(self, job_id: JobId, name: ProviderName, lane: _Lane, handler: StepHandler) -> None:
         self._free -= 1
@@ -239,7 +343,7 @@ class SqliteQueue:
             self._woken_again.remove(job_id)
             again = replace(again or Again(at=self._now(), lane=name), at=self._now())
         if again is None:
-            self._known.discard(job_id)
+            self._forget(job_id)
         else:
             self._place(job_id, again)
 

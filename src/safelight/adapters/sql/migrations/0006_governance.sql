@@ -76,8 +76,12 @@ CREATE INDEX ledger_of_a_meter ON ledger (meter_id, seq);
 -- How a job stands in line, what it may use, and what it is taken to cost where money is held.
 ALTER TABLE jobs ADD COLUMN priority      TEXT   NOT NULL DEFAULT 'interactive';
 ALTER TABLE jobs ADD COLUMN stride        BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN max_running   BIGINT;
+ALTER TABLE jobs ADD COLUMN rank          BIGINT;
 ALTER TABLE jobs ADD COLUMN provider_keys BYTEA;
 ALTER TABLE jobs ADD COLUMN estimates     BYTEA;
+CREATE INDEX jobs_at_work_of_a_key ON jobs (owner) WHERE status = 'processing' AND owner IS NOT NULL;
+CREATE INDEX jobs_in_line ON jobs (lane, rank) WHERE status = 'pending' AND rank IS NOT NULL;
 CREATE INDEX jobs_waiting_of_a_key ON jobs (owner) WHERE status = 'pending' AND owner IS NOT NULL;
 
 -- What calls cost, to be summed by day, key, team, provider and model; kept when the jobs are gone.
