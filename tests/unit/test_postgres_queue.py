@@ -223,9 +223,10 @@ async def test_jobs_of_a_lane_that_has_left_the_settings_are_taken_up(open_offic
 
 async def test_pgqueuers_log_does_not_grow(open_office: OpenOffice, database_url: str) -> None:
     office = await open_office()
-    await office.submit()
-    assert await fetch(database_url, "SELECT count(*) FROM pgqueuer_log") != [(0,)]
-    await worker_of(office).tidy()
+    async with office.running():
+        await office.submit()
+        await office.next()
+        await until_empty(database_url)
     assert await fetch(database_url, "SELECT count(*) FROM pgqueuer_log") == [(0,)]
 
 

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5.0
-_ACQUIRE_TIMEOUT_S = 5.0
+_ACQUIRE_TIMEOUT_S = 10.0
 _STATEMENT_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 5.0
 _SESSION = {

@@ -67,7 +67,6 @@ DELETE FROM pgqueuer
 WHERE status = 'queued' AND NOT EXISTS (SELECT FROM jobs WHERE id = dedupe_key AND due_at IS NOT NULL)
 """
 _MOVE_STRANDED = "UPDATE pgqueuer SET entrypoint = $1 WHERE status = 'queued' AND entrypoint <> ALL ($2::text[])"
-_FORGET_LOG = "TRUNCATE pgqueuer_log"
 _FORGET_COMMITTERS = "DELETE FROM commits WHERE at < now() - interval '1 day'"
 
 
@@ -133,9 +132,8 @@ async def without_entry(transaction: Transaction, *, limit: int) -> Sequence[tup
 async def tidy(transaction: Transaction, *, lanes: Sequence[str], other: str) -> None:
     """Drop the entries of jobs that ended otherwise, take in those of lanes that nobody serves any more.
 
-    What PgQueuer logs, and the commits of processes that are gone, would only grow.
+    The commits of processes that are gone are forgotten, too.
     """
     await transaction.execute(_REMOVE_ENDED)
     await transaction.execute(_MOVE_STRANDED, other, lanes)
-    await transaction.execute(_FORGET_LOG)
     await transaction.execute(_FORGET_COMMITTERS)
