@@ -347,7 +347,9 @@ class WebhookSettings(_Section):
 class LogSettings(_Section):
     """What is logged, and how."""
 
-    format: Literal["console", "json"] = Field("console", description="One JSON object a line, or for reading.")
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="One JSON object a line, or for reading; auto: for reading where it goes to a terminal."
+    )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     access: Literal["all", "changes", "none"] = Field(
         "changes", description="Requests that get a line; changes leaves out reads that went well within a second."

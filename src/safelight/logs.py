@@ -18,22 +18,23 @@ log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-def configure(*, style: Literal["console", "json"], level: str) -> None:
-    """Log to standard error from `level` on: one JSON object a line, or for reading.
+def configure(*, style: Literal["auto", "console", "json"], level: str) -> None:
+    """Log to standard error from `level` on: one JSON object a line, or for reading; `auto` sees whether somebody reads.
 
     Traces are plain in both styles: those of rich and of structlog show local variables, and keys and prompts with them.
     """
     least = logging.getLevelNamesMapping()[level.upper()]
+    as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
     stamps: list[Processor] = [
         add_context,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*stamps, *(_json() if style == "json" else _console(sys.stderr))],
+        processors=[*stamps, *(_json() if as_json else _console(sys.stderr))],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _Unfailing(sys.stderr.buffer)))
-        if style == "json"
+        if as_json
         else structlog.WriteLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
     )

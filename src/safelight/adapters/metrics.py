@@ -38,6 +38,7 @@ class Metrics(Deaf):
         self.registry = CollectorRegistry()
         self._providers = providers
         self._keys: set[str] = set()
+        self._children: dict[tuple[object, ...], Histogram] = {}
         self._make_job_metrics()
         self._make_upstream_metrics()
         self._make_queue_metrics()
@@ -195,17 +196,24 @@ class Metrics(Deaf):
 
     # What is heard of the rest
 
+    def _child(self, histogram: Histogram, *labels: str) -> Histogram:
+        """As `labels` gives it, without its checks and its lock: these are asked for with every request."""
+        key = (histogram, *labels)
+        if (child := self._children.get(key)) is None:
+            child = self._children[key] = histogram.labels(*labels)
+        return child
+
     def served(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered. `route` is a template, not a path."""
-        self._requests.labels(route, method, f"{status // 100}xx").observe(seconds)
+        self._child(self._requests, route, method, f"{status // 100}xx").observe(seconds)
 
     def stored(self, work: str, seconds: float) -> None:
         """The database did some work."""
-        self._store.labels(work).observe(seconds)
+        self._child(self._store, work).observe(seconds)
 
     def blob(self, work: str, seconds: float) -> None:
         """The blob store did some work."""
-        self._blob.labels(work).observe(seconds)
+        self._child(self._blob, work).observe(seconds)
 
     async def watch_the_loop(self) -> None:
         """Measure for ever how late the event loop wakes: what it is asked to do next waits as long."""

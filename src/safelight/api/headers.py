@@ -73,17 +73,17 @@ def wanted_wait_s(headers: Headers) -> float | None:
     return _seconds(preferences.get("wait", "")) or 0.0
 
 
-def poll_wait_s(query: QueryParams, headers: Headers) -> float:
+def poll_wait_s(query: QueryParams, headers: Headers) -> float | None:
     """How long a poll is to be held: `?wait=` or, where that is not there, `Prefer: wait=N`; at most a minute.
 
-    Raises `InvalidRequest` for a `?wait=` that is no number; a preference that cannot be read is none (RFC 7240).
+    `None` where nothing is said of it. Raises `InvalidRequest` for a `?wait=` that is no number; a preference that cannot be read is none (RFC 7240).
     """
     wanted_s = _seconds(_preferences(headers).get("wait", ""))
     if (text := query.get("wait")) is not None:
         wanted_s = _seconds(text)
         if wanted_s is None:
             raise InvalidRequest("wait must be a number of seconds, such as 30", param="wait")
-    return min(wanted_s or 0.0, LONGEST_WAIT_S)
+    return None if wanted_s is None else min(wanted_s, LONGEST_WAIT_S)
 
 
 def applied(headers: Headers) -> Mapping[str, str]:

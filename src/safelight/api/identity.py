@@ -11,7 +11,10 @@ from safelight.domain.errors import AdminRequired
 PREFIX = "sk-bf-"
 """How a virtual key begins where other keys could stand in the same header (contract 6.1)."""
 
-_SHARED_HEADERS = ("x-api-key", "x-goog-api-key", "api-key")
+_OWN_HEADER = b"x-bf-vk"
+_BEARER_HEADER = b"authorization"
+_SHARED_HEADERS = (b"x-api-key", b"x-goog-api-key", b"api-key")
+_KEY_HEADERS = frozenset({_OWN_HEADER, _BEARER_HEADER, *_SHARED_HEADERS})
 
 
 async def caller_of(request: Request) -> Caller:
@@ -39,10 +42,13 @@ async def submitter_of(request: Request) -> Grant | None:
 
 def shown_key(headers: Headers) -> str | None:
     """The virtual key in any of the headers that may hold one; `x-bf-vk` wins, and takes keys of any form."""
-    if own := headers.get("x-bf-vk", "").strip():
+    found = {name: value.decode("latin-1") for name, value in reversed(headers.raw) if name in _KEY_HEADERS}
+    if not found:
+        return None
+    if own := found.get(_OWN_HEADER, "").strip():
         return own
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    candidates = [token if scheme.lower() == "bearer" else "", *(headers.get(name, "") for name in _SHARED_HEADERS)]
+    scheme, _, token = found.get(_BEARER_HEADER, "").partition(" ")
+    candidates = [token if scheme.lower() == "bearer" else "", *(found.get(name, "") for name in _SHARED_HEADERS)]
     return next((text for each in candidates if (text := each.strip()).startswith(PREFIX)), None)
 
 

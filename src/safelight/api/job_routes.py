@@ -47,14 +47,14 @@ def _one(operation: Operation | None) -> Endpoint:
 
 async def _poll(request: Request, operation: Operation | None) -> Response:
     services, job_id = services_of(request), job_id_of(request)
-    wait_s = 0.0
+    asked_s = None
     if request.scope["query_string"] or "prefer" in request.headers:
-        wait_s = said.poll_wait_s(request.query_params, request.headers)
+        asked_s = said.poll_wait_s(request.query_params, request.headers)
     caller = await caller_of(request)
     job = await services.read.job(job_id, caller, operation)
     if job.status.terminal:
         services.pace.learn(job)
-    elif wait_s:
+    elif wait_s := services.pace.moment_s(job) if asked_s is None else asked_s:
         job = await services.read.ended(job_id, caller, operation, timeout_s=wait_s)
     if request.scope["query_string"] and (wanted := wanted_details(request.query_params)):
         return await _described(request, job, wanted)

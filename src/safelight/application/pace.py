@@ -7,10 +7,12 @@ from safelight.application.ports import Clock
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import Target
 from safelight.domain.job import Job
-from safelight.domain.schedule import ask_again_s
+from safelight.domain.schedule import ask_again_s, left_s
 
 _WEIGHT = 0.2
 """Of the newest job in the running estimate."""
+_MOMENT_S = 0.1
+"""An end that is so near is waited for: cheaper for both sides than another question."""
 _MOST_TARGETS = 10_000
 """Models are named by callers; what is remembered of them must not grow without end."""
 
@@ -36,8 +38,17 @@ class Pace:
 
     def ask_again_s(self, job: Job, position: int | None) -> int:
         """When to ask again for a job that has not ended, in whole seconds."""
+        left = self._left_s(job, position)
+        return 1 if left is None else ask_again_s(left)
+
+    def moment_s(self, job: Job) -> float:
+        """How long to hold a question that says nothing of waiting: no time at all, unless the end is near."""
+        left = self._left_s(job, None)
+        return _MOMENT_S if left is not None and left <= _MOMENT_S else 0.0
+
+    def _left_s(self, job: Job, position: int | None) -> float | None:
         run_s = self._run_s.get(job.request.target)
         if run_s is None:
-            return 1
+            return None
         ran_s = (self.clock.now() - job.started_at).total_seconds() if job.started_at is not None else 0.0
-        return ask_again_s(run_s=run_s, ran_s=ran_s, ahead=position or 0, slots=self.slots.get(job.lane, 1))
+        return left_s(run_s=run_s, ran_s=ran_s, ahead=position or 0, slots=self.slots.get(job.lane, 1))

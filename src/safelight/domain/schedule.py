@@ -11,14 +11,19 @@ _LATE_SHARE = 0.2
 """A job that takes longer than others did is asked for again after so much of what it has taken."""
 
 
-def ask_again_s(*, run_s: float, ran_s: float, ahead: int, slots: int) -> int:
-    """When it is worth asking again for a job, in whole seconds from 1 to 60.
+def left_s(*, run_s: float, ran_s: float, ahead: int, slots: int) -> float:
+    """How long a job may still take.
 
     `run_s` is how long such jobs take, `ran_s` how long this one has run, `ahead` how many of its lane start before it,
     `slots` how many of those run at a time.
     """
-    left_s = run_s * (1 + ahead // max(1, slots)) - ran_s
-    return min(_LONGEST_PAUSE_S, max(1, math.ceil(left_s if left_s > 0 else ran_s * _LATE_SHARE)))
+    left = run_s * (1 + ahead // max(1, slots)) - ran_s
+    return left if left > 0 else ran_s * _LATE_SHARE
+
+
+def ask_again_s(left_s: float) -> int:
+    """When it is worth asking again for a job that may take so much longer, in whole seconds from 1 to 60."""
+    return min(_LONGEST_PAUSE_S, max(1, math.ceil(left_s)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
