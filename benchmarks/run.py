@@ -1,6 +1,6 @@
 """The report: floor and Safelight in alternating runs on one machine, and the ratio of the two.
 
-`python -m benchmarks.run` measures rates; `--memory`, `--latency` and `--webhooks` measure those instead. See README.md.
+`python -m benchmarks.run` measures rates; `--memory`, `--latency`, `--webhooks` and `--waiting` measure those instead. See README.md.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import msgspec
 from benchmarks import measures
 from benchmarks.measures import Figures
 from benchmarks.subjects import DATABASE_URL, SUBJECTS, StartError, UpstreamProcess, upstream_process
+from benchmarks.waiting import waiting
 from benchmarks.webhooks import webhooks
 from tests.postgres import OwnServer
 
@@ -74,7 +75,9 @@ def rate_report(options: argparse.Namespace, upstream: UpstreamProcess, director
 
 def single_report(options: argparse.Namespace, upstream: UpstreamProcess, directory: Path) -> dict[str, object]:
     """Measure memory, latency or webhooks of each subject once."""
-    measure = {"memory": measures.memory, "latency": measures.latency, "webhooks": webhooks}[options.mode]
+    measure = {"memory": measures.memory, "latency": measures.latency, "webhooks": webhooks, "waiting": waiting}[
+        options.mode
+    ]
     subjects = []
     for number, name in enumerate(options.subjects):
         figures = measure(name, upstream, directory / f"{number}-{name}")
@@ -124,6 +127,7 @@ def parse() -> argparse.Namespace:
     modes.add_argument("--memory", dest="mode", action="store_const", const="memory", default="rate")
     modes.add_argument("--latency", dest="mode", action="store_const", const="latency")
     modes.add_argument("--webhooks", dest="mode", action="store_const", const="webhooks")
+    modes.add_argument("--waiting", dest="mode", action="store_const", const="waiting")
     return parser.parse_args()
 
 

@@ -29,16 +29,20 @@ class Tail:
     _begin: Mark = (0, 0)
     """All that comes behind this is in `_recent`, up to `_end`."""
     _looking: "asyncio.Task[Mark] | None" = None
+    _looked_at: float = -1.0
+    """In the loop's time."""
 
     async def end(self) -> Mark:
         """Look what is new; whoever asks meanwhile shares the look. Raises `StorageError`."""
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look(rest=self._looking is not None))
+            self._looking = asyncio.create_task(self._look())
         return await asyncio.shield(self._looking)
 
-    async def _look(self, *, rest: bool) -> Mark:
-        if rest:
-            await asyncio.sleep(_REST_S)
+    async def _look(self) -> Mark:
+        now = asyncio.get_running_loop().time
+        if (rest_s := self._looked_at + _REST_S - now()) > 0:
+            await asyncio.sleep(rest_s)
+        self._looked_at = now()
         if self._end is None:
             self._begin = self._end = await self.store.log_end()
             return self._end
@@ -93,19 +97,21 @@ class Follow:
         """
         mark = await self.tail.end() if after is None else after
         yield mark
-        quiet_s = 0.0
+        quiet_s, rung = 0.0, False
         while not self.bell.silent:
             ring = self.bell.listen(EVERY_JOB)
             try:
+                before = mark
                 await self.tail.end()
                 while page := await self.tail.after(mark):
-                    quiet_s = 0.0
                     for entry in page:
                         mark = entry.mark
                         if caller.lists(entry):
+                            quiet_s = 0.0
                             yield entry
-                if not await _rung(ring, _LOOK_AGAIN_S):
-                    quiet_s += _LOOK_AGAIN_S
+                pause_s = _REST_S if rung and mark == before else _LOOK_AGAIN_S
+                rung = await _rung(ring, pause_s)
+                quiet_s += 0.0 if rung else pause_s
                 if quiet_s >= self.heartbeat_s:
                     quiet_s = 0.0
                     yield None
