@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -32,6 +32,7 @@ from tests.acceptance.processes import (
 KEY = "sk-made-up-for-this-test"
 PROMPT = "an owl that nobody may hear of"
 SMALL = ("--size", "64x48")
+CTRL_C = "^C"
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +286,105 @@ def drained(terminal: int) -> str:
         seen += piece
         if not piece:
             return seen.decode()
+
+
+def in_a_terminal(
+    *arguments: str | Path, cwd: Path, answers: Mapping[str, str], **variables: str
+) -> tuple[int, str, str]:
+    """Run a command in a terminal; when a text appears on it, type the answer. Gives exit code, output and screen."""
+    ours, theirs = pty.openpty()
+    waiting, seen = dict(answers), ""
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(TERM="xterm-256color", **variables),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    ) as process:
+        os.close(theirs)
+        for piece in pieces(ours):
+            seen += piece
+            for text in [text for text in waiting if text in seen]:
+                if (answer := waiting.pop(text)) == CTRL_C:
+                    process.send_signal(signal.SIGINT)
+                else:
+                    os.write(ours, answer.encode())
+        assert process.stdout
+        printed = process.stdout.read()
+        code = process.wait(timeout=WAIT_S)
+    os.close(ours)
+    return code, printed, seen
+
+
+def pieces(terminal: int) -> Iterator[str]:
+    """What is written; a terminal ends with an error."""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:
+            return
+        if not piece:
+            return
+        yield piece.decode(errors="replace")
+
+
+def test_ctrl_c_asks_whether_to_cancel_and_does_so(running: Gateway, tmp_path: Path) -> None:
+    command = ("generate", PROMPT, *SMALL, "--model", "builtin/handle-5", "--url", running.url)
+    code, printed, screen = in_a_terminal(*command, cwd=tmp_path, answers={"processing": CTRL_C, "? [y/N]": "y\n"})
+    assert code == 1, screen
+    assert printed == ""
+    assert "Cancel job" in screen
+    assert "job_cancelled" in screen
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_ctrl_c_and_no_leaves_the_job(running: Gateway, tmp_path: Path) -> None:
+    command = ("generate", PROMPT, *SMALL, "--model", "builtin/handle-5", "--url", running.url)
+    code, _, screen = in_a_terminal(*command, cwd=tmp_path, answers={"processing": CTRL_C, "? [y/N]": "n\n"})
+    assert code == 130, screen
+    assert "goes on at the gateway" in screen
+
+
+def test_a_terminal_with_the_colours_shows_the_picture(running: Gateway, tmp_path: Path) -> None:
+    command = ("generate", PROMPT, *SMALL, "-o", "owl.png", "--url", running.url)
+    _, printed, screen = in_a_terminal(*command, cwd=tmp_path, answers={}, COLORTERM="truecolor")
+    assert printed == "owl.png\n"
+    assert screen.count("\u2580") > 500
+    _, _, screen = in_a_terminal(*command, "-f", "--no-preview", cwd=tmp_path, answers={}, COLORTERM="truecolor")
+    assert "\u2580" not in screen
+    _, _, screen = in_a_terminal(*command, "-f", cwd=tmp_path, answers={})
+    assert "\u2580" not in screen, "too few colours"
+
+
+def test_jobs_are_listed_cancelled_run_again_and_deleted_at_an_address(running: Gateway, tmp_path: Path) -> None:
+    where = ("--url", running.url)
+    with started("generate", PROMPT, *SMALL, "--model", "builtin/handle-2", *where, cwd=tmp_path) as process:
+        job_id = accepted(process)
+        cancelled = safelight("jobs", "cancel", job_id, *where, cwd=tmp_path)
+        assert cancelled.returncode == 0, cancelled.stderr
+        assert cancelled.stdout.startswith(f"Job {job_id} is cancelled; charged: ")
+        assert process.wait(timeout=WAIT_S) == 1
+    again = safelight("jobs", "cancel", job_id, "--json", *where, cwd=tmp_path)
+    assert json.loads(again.stdout)["meta"]["cancelled"] is True, "nothing was deleted"
+
+    assert f"Job {job_id} runs again" in safelight("jobs", "retry", job_id, *where, cwd=tmp_path).stdout
+    assert safelight("jobs", "fetch", job_id, "-o", "owl.png", *where, cwd=tmp_path).returncode == 0
+    refused = safelight("jobs", "retry", job_id, *where, cwd=tmp_path)
+    assert (refused.returncode, "only a failed job can be run again" in refused.stderr) == (1, True)
+
+    assert safelight("jobs", "delete", job_id, *where, cwd=tmp_path).stdout == f"Job {job_id} is deleted\n"
+    gone = safelight("jobs", "show", job_id, *where, cwd=tmp_path)
+    assert (gone.returncode, "job not found or expired" in gone.stderr) == (1, True)
+
+
+def test_jobs_of_a_data_folder_are_ended_without_a_gateway(tmp_path: Path) -> None:
+    failed = safelight("generate", PROMPT, *SMALL, "--model", "builtin/fail-moderation", cwd=tmp_path)
+    job_id = json.loads(safelight("jobs", "list", "--json", cwd=tmp_path).stdout)["jobs"][0]["id"]
+    assert failed.returncode == 1
+    assert f"Job {job_id} had ended before: failed" in safelight("jobs", "cancel", job_id[:8], cwd=tmp_path).stdout
+    assert f"Job {job_id} runs again" in safelight("jobs", "retry", job_id[:8], cwd=tmp_path).stdout
+    assert safelight("jobs", "fetch", job_id[:8], cwd=tmp_path).returncode == 1, "it failed once more"
+    assert safelight("jobs", "delete", job_id[:8], cwd=tmp_path).stdout == f"Job {job_id} is deleted\n"
+    assert safelight("jobs", "delete", job_id[:8], cwd=tmp_path).returncode == 1

@@ -62,7 +62,7 @@ class Progress:
     async def asked(self, question: str) -> bool:
         """Ask for a yes, while all else goes on."""
         self._bar.stop()
-        self._console.print(f"\n{question} \\[y/N] ", end="")
+        self._console.print(f"\n{question} [y/N] ", end="", markup=False, highlight=False, soft_wrap=True)
         answer = (await _line_typed()).strip().lower()
         self._bar.start()
         return answer in {"y", "yes"}
