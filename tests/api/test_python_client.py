@@ -57,8 +57,9 @@ def size_of(content: bytes | Path) -> tuple[int, int]:
 
 
 def test_generates_waits_and_saves(client: Safelight, tmp_path: Path) -> None:
-    job = client.images.generate("a red kite", model=SKETCH, size=SIZE)
+    job = client.images.generate("a red kite", model=SKETCH, size=SIZE, metadata={"shop": "a"})
     assert job.status == "pending"
+    assert job.meta.metadata == {"shop": "a"}
     [path] = job.save(tmp_path / "new" / "kite.png")
     assert path == tmp_path / "new" / "kite.png"
     assert size_of(path) == (32, 16)
@@ -196,6 +197,31 @@ async def test_ends_and_new_beginnings_with_asyncio(aclient: AsyncSafelight) -> 
     await job.delete()
     with pytest.raises(NotFound):
         await aclient.jobs.get(job.id)
+
+
+# Keys and lists
+
+
+def test_a_key_makes_one_job_of_two_calls(client: Safelight) -> None:
+    key = str(uuid4())
+    jobs = [client.images.generate("a kite", model=SKETCH, size=SIZE, idempotency_key=key) for _ in range(2)]
+    assert jobs[0].id == jobs[1].id
+    assert client.images.generate("a kite", model=SKETCH, size=SIZE).id != jobs[0].id
+
+
+def test_lists_page_by_page(client: Safelight) -> None:
+    shop = str(uuid4())
+    made = [
+        client.images.generate(f"{n}", model=SKETCH, size=SIZE, metadata={"shop": shop}).wait().id for n in range(5)
+    ]
+    listed = client.jobs.list(metadata={"shop": shop}, page_size=2, status="completed", model=SKETCH)
+    assert [job.id for job in listed] == made[::-1]
+    assert list(client.jobs.list(metadata={"shop": shop}, status="failed")) == []
+
+
+async def test_lists_with_asyncio(aclient: AsyncSafelight) -> None:
+    made = await (await aclient.images.generate("kite", model=SKETCH, size=SIZE)).wait()
+    assert (await anext(aclient.jobs.list(page_size=1, type="image_generation"))).id == made.id
 
 
 # Batches
