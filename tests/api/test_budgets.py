@@ -12,6 +12,7 @@ import pytest
 
 from tests.api.client import SMALL, Client, check_shape
 from tests.api.serving import NO_RETRIES, ServedGateway, settings_for
+from tests.simulators._base import Fault
 from tests.simulators.openai_compatible import OpenAICompatibleSimulator
 
 KEY = "sk-bf-of-the-first-team"
@@ -201,22 +202,37 @@ async def ended_batch(client: Client, batch_id: str) -> dict[str, Any]:
     return dict(batch)
 
 
-async def test_lines_of_a_batch_pay_like_any_job_and_fail_where_the_budget_ends(
-    tmp_path: Path, box: OpenAICompatibleSimulator
-) -> None:
+async def test_a_batch_must_fit_into_the_budget_as_a_whole(tmp_path: Path, box: OpenAICompatibleSimulator) -> None:
     async with limited(tmp_path, box, budgets=[{"limit_usd": "0.05", "period": "1d"}]) as (served, client):
-        blocked = {**MODEL, "model": "box/unpriced"}
-        batch_id = await batch_of(client, MODEL, MODEL, MODEL, blocked)
-        assert (await ended_batch(client, batch_id))["counts"] == {
-            "pending": 0,
-            "processing": 0,
-            "completed": 2,
-            "failed": 2,
-        }
+        jsonl = {"content-type": "application/jsonl"}
+        for lines, told in [
+            ([MODEL, MODEL, MODEL], "has $0.05 left of $0.05 per 1d, and this may cost $0.06"),
+            ([MODEL, {**MODEL, "model": "box/unpriced"}], "line 2: nobody knows what 'box/unpriced' costs"),
+        ]:
+            body = "\n".join(map(json.dumps, lines)).encode()
+            reply = await client.ask("POST", "/v1/async/batches", data=body, headers=jsonl)
+            assert reply.status == 402
+            assert told in reply.json["error"]["message"]
+        assert (served.job_count(), served.blobs) == (0, [])
+
+        batch_id = await batch_of(client, MODEL, MODEL)
+        counts = {"pending": 0, "processing": 0, "completed": 2, "failed": 0}
+        assert (await ended_batch(client, batch_id))["counts"] == counts
+        assert sum(amount for _, credit, amount in ledger(served) if credit == "spent") == 40_000
+
+
+async def test_lines_fail_where_the_budget_was_spent_besides(tmp_path: Path, box: OpenAICompatibleSimulator) -> None:
+    one_at_a_time = {"concurrency": 1}
+    budgets = [{"limit_usd": "0.05", "period": "1d"}]
+    async with limited(tmp_path, box, provider=one_at_a_time, budgets=budgets) as (served, client):
+        box.faults.push(Fault(delay_s=1))
+        batch_id = await batch_of(client, MODEL, MODEL)
+        await asyncio.to_thread(served.wait_for_jobs, 1)
+        await client.submit("generations", MODEL)
+        counts = {"pending": 0, "processing": 0, "completed": 1, "failed": 1}
+        assert (await ended_batch(client, batch_id))["counts"] == counts
         results = (await client.get(f"/v1/async/batches/{batch_id}/results")).body.decode()
         assert results.count('"budget_exceeded"') >= 1
-        assert results.count('"price_unknown"') == 1
-        assert sum(amount for _, credit, amount in ledger(served) if credit == "spent") == 40_000
 
 
 async def test_lines_of_a_batch_wait_for_a_limit(tmp_path: Path, box: OpenAICompatibleSimulator) -> None:

@@ -14,12 +14,14 @@ from safelight.api.intake import Intake, JsonImages, json_object
 from safelight.api.multipart import FileInfo, MultipartLimits, read_form
 from safelight.api.services import Services
 from safelight.application.sweep import drop_images
+from safelight.domain.access import Grant
 from safelight.domain.batch import BatchEntry
-from safelight.domain.errors import InvalidRequest, RequestError
+from safelight.domain.errors import InvalidRequest, PolicyRefusal, RequestError
 from safelight.domain.fingerprint import fingerprint
 from safelight.domain.ids import BatchId, BlobKey, JobId
 from safelight.domain.image import Operation
 from safelight.domain.job import Idempotency
+from safelight.domain.ledger import NO_TERMS, Terms, together
 
 MOST_LINES = 100_000
 _LONGEST_LINE_BYTES = 4 * 1024 * 1024
@@ -40,16 +42,20 @@ class Received:
     total: int
     fingerprint: str
     """The same for the same lines."""
+    terms: Terms
+    """What all of them together must find free."""
 
 
 class BatchIntake:
     """One batch on its way in."""
 
-    def __init__(self, request: Request, services: Services) -> None:
+    def __init__(self, request: Request, services: Services, grant: Grant | None) -> None:
         """Whatever it stores belongs to `batch_id`; `drop` removes it where the batch is not accepted."""
         self.batch_id = BatchId(str(uuid4()))
         self._request = request
         self._services = services
+        self._grant = grant
+        self._terms = NO_TERMS
         self._writer = services.batches.lines.writer(self.batch_id)
         self._stored: BlobKey | None = None
         self._intake = Intake(
@@ -68,7 +74,7 @@ class BatchIntake:
         await drop_images(self._services.blobs, [*self._intake.images, *lines])
 
     async def read(self) -> Received:
-        """Read, check and store all of it. Raises `RequestError`, `BodyError`, `StorageError`."""
+        """Read, check and store all of it. Raises `RequestError`, `PolicyRefusal`, `BodyError`, `StorageError`."""
         lines = _Lines(self)
         kind = self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in _JSON_LINES:
@@ -84,7 +90,7 @@ class BatchIntake:
         if lines.count == 0:
             raise InvalidRequest("the batch has no line")
         self._stored = await self._writer.close()
-        return Received(lines=self._stored, total=lines.count, fingerprint=lines.fingerprint)
+        return Received(lines=self._stored, total=lines.count, fingerprint=lines.fingerprint, terms=self._terms)
 
     def _chunks(self) -> AsyncIterator[bytes]:
         limits = self._services.limits
@@ -103,11 +109,14 @@ class BatchIntake:
             raise InvalidRequest("the form has no file", param="file")
 
     async def add(self, line: bytes) -> None:
-        """Check a line and store it. Raises `RequestError`, `StorageError`."""
+        """Check a line and store it. Raises `RequestError`, `PolicyRefusal`, `StorageError`."""
         values = dict(json_object(line))
         ours = {name: values.pop(name, None) for name in _OURS}
         request = await self._intake.generation(values, JsonImages(self._intake.open_sink))
         self._services.submit.check(request)
+        if self._services.submit.govern is not None:
+            agreed = await self._services.submit.govern.agree(self._grant, request)
+            self._terms = together([self._terms, agreed.terms])
         key = fields.idempotency_key("idempotency_key", ours["idempotency_key"])
         await self._writer.add(
             BatchEntry(
@@ -155,6 +164,11 @@ class _Lines:
         self._hash.update(line + b"\n")
         try:
             await self._intake.add(line)
+        except PolicyRefusal as error:
+            message = f"line {self.count}: {error.message}"
+            raise type(error)(
+                message, retry_after_s=error.retry_after_s, quota=error.quota, reason=error.reason
+            ) from error
         except RequestError as error:
             param = f"lines[{self.count}]" + (f".{error.param}" if error.param else "")
             raise type(error)(f"line {self.count}: {error.message}", param=param) from error

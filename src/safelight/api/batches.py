@@ -19,7 +19,7 @@ from safelight.api.jobs import JobRenderer, timestamp
 from safelight.api.services import services_of
 from safelight.api.webhooks import named_webhook
 from safelight.domain.batch import Batch, BatchProgress, BatchResult
-from safelight.domain.errors import InvalidRequest, NotFound, RequestError, StorageError
+from safelight.domain.errors import InvalidRequest, NotFound, PolicyRefusal, RequestError, StorageError
 from safelight.domain.ids import BatchId
 from safelight.domain.job import Idempotency
 
@@ -53,7 +53,7 @@ async def _submit(request: Request) -> Response:
     services = services_of(request)
     grant = await submitter_of(request)
     caller = grant.caller if grant else await caller_of(request)
-    intake = BatchIntake(request, services)
+    intake = BatchIntake(request, services, grant)
     storing = stored = False
     try:
         webhook = await named_webhook(request, grant)
@@ -75,9 +75,9 @@ async def _submit(request: Request) -> Response:
             idempotency=Idempotency(key=key, fingerprint=received.fingerprint) if key else None,
         )
         storing = True
-        accepted = await services.batches.accept(batch)
+        accepted = await services.batches.accept(batch, received.terms)
         storing, stored = False, accepted.id == batch.id
-    except (RequestError, StorageError):
+    except (RequestError, PolicyRefusal, StorageError):
         storing = False
         raise
     finally:

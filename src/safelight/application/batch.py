@@ -20,6 +20,7 @@ from safelight.domain.errors import NotFound, PolicyRefusal, RateLimited, Reques
 from safelight.domain.fairness import turn_of
 from safelight.domain.ids import BatchId, JobId, ProviderName, new_job_id
 from safelight.domain.job import BatchLine, Job, JobHistory
+from safelight.domain.ledger import NO_TERMS, Terms
 from safelight.domain.refusal import as_job_error
 
 log = structlog.get_logger(__name__)
@@ -70,13 +71,14 @@ class Batches:
     cancel_job: Callable[[JobHistory], Awaitable[object]]
     """Ends one job as its own caller would. Raises `Superseded` when it has moved on meanwhile."""
 
-    async def accept(self, batch: Batch) -> Batch:
+    async def accept(self, batch: Batch, terms: Terms = NO_TERMS) -> Batch:
         """Store a batch whose lines are stored; durable when this returns. Gives the earlier one of the same key.
 
-        This is the one place that sees a batch as a whole before it is accepted: what must hold for all of it, such
-        as a budget, is checked here. Raises `IdempotencyConflict`, `StorageError`.
+        `terms` are those of all its lines together: one check for the whole. What is spent besides while it runs may
+        still leave too little for its last lines, for each holds its own money when it becomes a job. Raises
+        `IdempotencyConflict`, `PolicyRefusal`, `StorageError`.
         """
-        accepted = await self.store.submit(batch)
+        accepted = await self.store.submit(batch, terms)
         self.bell.ring(NEW_BATCH)
         return accepted
 

@@ -15,7 +15,7 @@ from safelight.domain.fairness import Turn
 from safelight.domain.ids import BatchId, BlobKey, DeliveryId, EndpointId, JobId, ProviderName
 from safelight.domain.image import ImageRequest, Operation, StoredImage, Usage
 from safelight.domain.job import Attempt, Ending, Job, JobHistory, JobStatus
-from safelight.domain.ledger import Terms
+from safelight.domain.ledger import NO_TERMS, Terms
 from safelight.domain.money import Charged
 from safelight.domain.webhook import (
     Delivery,
@@ -217,10 +217,11 @@ class JobStore(Protocol):
 class BatchStore(Protocol):
     """The record of batches. Every method raises `StorageError` when the database fails."""
 
-    async def submit(self, batch: Batch) -> Batch:
+    async def submit(self, batch: Batch, terms: Terms = NO_TERMS) -> Batch:
         """Write an accepted batch; it is durable when this returns. Gives the earlier one of the same idempotency key.
 
-        Raises `IdempotencyConflict` where that one is another request.
+        `terms` must be free as a whole; each line takes its share when it becomes a job. Raises `IdempotencyConflict`
+        where the key came with another request, and `PolicyRefusal`.
         """
         ...
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypedDict
 from urllib.parse import quote, urlsplit
@@ -101,8 +102,8 @@ class JobQuery(TypedDict, total=False):
     provider: str | None
     error_code: str | None
     idempotency_key: str | None
-    created_after: str | None
-    created_before: str | None
+    created_after: datetime | str | None
+    created_before: datetime | str | None
 
 
 _HEADERS: Mapping[str, str] = {
@@ -223,7 +224,7 @@ def list_jobs(wanted: JobQuery, metadata: Mapping[str, str], limit: int) -> Call
     if unknown := wanted.keys() - JobQuery.__optional_keys__:
         raise TypeError(f"jobs cannot be looked up by {', '.join(sorted(unknown))}")
     labels = {f"metadata.{name}": value for name, value in metadata.items()}
-    said = {name: str(value) for name, value in wanted.items() if value is not None}
+    said = {name: _moment(value) for name, value in wanted.items() if value is not None}
     return Call(method="GET", path=JOBS, params={**said, **labels, "limit": str(limit)})
 
 
@@ -235,6 +236,10 @@ def cancel_job(job_id: str) -> Call:
 def delete_job(job_id: str) -> Call:
     """Remove a job that has ended."""
     return Call(method="DELETE", path=_job(job_id), params={"only": "delete"})
+
+
+def _moment(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def retry_job(job_id: str) -> Call:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from safelight.domain.budget import Draw
+from safelight.domain.budget import Draw, Meter, Unit
 from safelight.domain.money import Charged
 
 
@@ -33,6 +33,21 @@ class Terms:
     """In the order of the meters' numbers: whoever locks several does so in this order."""
     max_waiting: int | None = None
     """How many jobs of the same owner may wait."""
+
+
+NO_TERMS = Terms()
+"""Nothing must be free."""
+
+
+def together(terms: Iterable[Terms | None]) -> Terms:
+    """What several requests need of each budget, as one. What is counted over time, they can wait for."""
+    amounts: dict[int, int] = {}
+    meters: dict[int, Meter] = {}
+    for draw in (draw for each in terms if each is not None for draw in each.draws):
+        if draw.meter.unit is Unit.USD:
+            meters[draw.meter.id] = draw.meter
+            amounts[draw.meter.id] = amounts.get(draw.meter.id, 0) + draw.amount
+    return Terms(draws=tuple(Draw(meter=meters[number], amount=amount) for number, amount in sorted(amounts.items())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

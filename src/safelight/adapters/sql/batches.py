@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from safelight.adapters.sql import events, outbox, rows
+from safelight.adapters.sql import events, holds, outbox, rows
 from safelight.adapters.sql import jobs as sql
 from safelight.adapters.sql.database import Database, Row, Transaction
 from safelight.adapters.sql.jobs import NewJob, SqlJobStore
@@ -16,6 +16,7 @@ from safelight.domain.errors import IdempotencyConflict, Superseded
 from safelight.domain.event import moved_on
 from safelight.domain.ids import BatchId, BlobKey, JobId, ProviderName
 from safelight.domain.job import Ending, Idempotency, Job, JobError, JobStatus
+from safelight.domain.ledger import NO_TERMS, Terms
 from safelight.domain.money import Charged
 from safelight.domain.webhook import events_of
 
@@ -88,7 +89,7 @@ class SqlBatchStore:
         self._database = database
         self._jobs = jobs
 
-    async def submit(self, batch: Batch) -> Batch:
+    async def submit(self, batch: Batch, terms: Terms = NO_TERMS) -> Batch:
         """See `BatchStore.submit`."""
         values = _values(batch)
         said = batch.idempotency
@@ -98,6 +99,7 @@ class SqlBatchStore:
                 row = await transaction.fetch_one(GET_BATCH_BY_KEY, batch.owner or "", said.key)
                 if row is not None:
                     return _earlier(_batch_of(row), said)
+            await holds.look(transaction, batch.owner, terms, batch.created_at)
             await transaction.execute(INSERT_BATCH, *values)
             return batch
 
