@@ -43,7 +43,7 @@ jobs:
   concurrency: 256
   on_unknown: fail            # or retry, fallback: after a call that may have been charged
   shutdown_grace: 30
-log: {format: console, level: info}
+log: {format: auto, level: info}
 providers:
   openai:
     keys:
