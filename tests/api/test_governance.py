@@ -214,7 +214,8 @@ async def test_usage_is_summed_by_what_is_asked_also_of_jobs_that_are_gone(
         expected = {"key": "=reported", "model": "flux", "jobs": 2, "calls": 2, "images": 4, "cost_usd": 0.08}
         for _ in range(2):
             rows = [row for row in await report("by=key,model") if row["key"] == "=reported"]
-            assert rows == [{**expected, "unpriced": 0}]
+            assert rows == [{**expected, "failed": 0, "seconds": rows[0]["seconds"], "unpriced": 0}]
+            assert rows[0]["seconds"] > 0
             assert (await client.ask("DELETE", f"/v1/async/jobs/{jobs.pop()['id']}")).status == 204
     today = datetime.now(UTC).date()
     [total] = await report("by=")

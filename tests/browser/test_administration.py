@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.api.serving import ServedGateway, settings_for
 from tests.browser.client import ask, made, submitted
@@ -125,6 +125,47 @@ def test_an_endpoint_is_made_tested_and_its_secret_rotated(
     page.get_by_role("dialog").get_by_role("button", name="Rotate").click()
     expect(page.get_by_role("dialog").locator("code")).to_have_text(re.compile("^whsec_"))
     assert page.get_by_role("dialog").locator("code").inner_text() != secret
+
+
+def test_usage_agrees_with_the_api(opened: Opener, gateway: ServedGateway) -> None:
+    for _ in range(3):
+        made(gateway)
+    made(gateway, model="builtin/fail-rejected")
+    page = opened("#/usage")
+
+    rows = ask(gateway, "GET", "/api/usage?by=model")["data"]
+
+    def tile(name: str) -> Locator:
+        return page.locator(".tile", has_text=name).first.locator("dd")
+
+    expect(tile("Jobs")).to_have_text(str(sum(row["jobs"] for row in rows)))
+    expect(tile("Failed")).to_have_text("1")
+    expect(tile("Pictures")).to_have_text("3")
+    expect(page.get_by_role("img", name=re.compile(": 4 \\(")).first).to_be_visible()
+    page.get_by_label("Broken down by").select_option("provider")
+    row = page.get_by_role("table", name="Usage by provider").get_by_role("row", name=re.compile("^builtin"))
+    expect(row).to_contain_text("4")
+    metrics = page.request.get(f"{gateway.url}/metrics").text()
+    assert 'safelight_jobs_ended_total{key="",model="fail-rejected",provider="builtin",status="failed"' in metrics
+
+
+def test_a_key_is_made_shown_once_and_revoked(opened: Opener, gateway: ServedGateway) -> None:
+    page = opened("#/keys")
+    page.get_by_role("button", name="Make a key").click()
+    page.get_by_label("Name").fill("shop")
+    page.get_by_label("Models").fill("builtin/sketch")
+    page.get_by_label("Budget in US dollars").fill("12.50")
+    page.get_by_role("button", name="Make it").click()
+    value = page.get_by_role("dialog").locator("code").inner_text()
+    page.get_by_role("button", name="I have it").click()
+
+    row = page.get_by_role("row", name=re.compile("^shop"))
+    expect(row).to_contain_text("builtin: sketch")
+    expect(row).to_contain_text("$0 of $12.50")
+    made(gateway, headers={"Authorization": f"Bearer {value}"})
+    page.get_by_role("button", name="Revoke shop").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(row).to_contain_text("revoked")
 
 
 class TestWithAdminKey:

@@ -41,7 +41,7 @@ Labels = Annotated[dict[str, str], Meta(max_length=50)]
 
 _PAGE, _MOST_A_PAGE, _MOST_OFFSET = 50, 500, 10**9
 _USUAL = timedelta(days=29)
-_CSV_MEMBERS = ("jobs", "calls", "images", "cost_usd", "unpriced")
+_CSV_MEMBERS = ("jobs", "failed", "calls", "images", "seconds", "cost_usd", "unpriced")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -536,8 +536,9 @@ def _usage_body(row: UsageRow, by: Sequence[Dimension]) -> Mapping[str, Any]:
     told = {each.value: getattr(row, each.value) for each in by}
     if row.day is not None:
         told["day"] = row.day.isoformat()
-    sums = {"jobs": row.jobs, "calls": row.calls, "images": row.images}
-    return {**told, **sums, "cost_usd": row.cost_micros / MICROS_PER_UNIT, "unpriced": row.unpriced}
+    sums = {"jobs": row.jobs, "failed": row.failed, "calls": row.calls, "images": row.images}
+    seconds, cost_usd = row.work_micros / 1_000_000, row.cost_micros / MICROS_PER_UNIT
+    return {**told, **sums, "seconds": seconds, "cost_usd": cost_usd, "unpriced": row.unpriced}
 
 
 def _csv(rows: Sequence[UsageRow], by: Sequence[Dimension]) -> str:

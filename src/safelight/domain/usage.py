@@ -40,3 +40,7 @@ class UsageRow:
     cost_micros: int = 0
     unpriced: int = 0
     """Calls that were or may have been charged, of which nobody knows how much."""
+    failed: int = 0
+    """Of the jobs, those that failed."""
+    work_micros: int = 0
+    """Microseconds that calls took, from the first byte to the last picture."""

@@ -14,23 +14,27 @@ _SUMS = (
     "CAST(sum(CASE WHEN attempts.number = jobs.attempts THEN 1 ELSE 0 END) AS BIGINT), count(*),"
     " CAST(sum(attempts.images) AS BIGINT), CAST(coalesce(sum(attempts.cost_micros), 0) AS BIGINT),"
     " CAST(sum(CASE WHEN attempts.charged IN ('yes', 'unknown') AND attempts.cost_micros IS NULL THEN 1 ELSE 0 END)"
-    " AS BIGINT)"
+    " AS BIGINT),"
+    " CAST(sum(CASE WHEN attempts.number = jobs.attempts AND jobs.status = 'failed' THEN 1 ELSE 0 END) AS BIGINT),"
+    " CAST(sum(attempts.ended_at - attempts.started_at) AS BIGINT)"
 )
+_MEASURES = ("jobs", "calls", "images", "cost_micros", "unpriced", "failed", "work_micros")
+"""What `_SUMS` gives, in its order."""
+_KEPT = ", ".join(("day", "owner", "team", "provider", "model", *_MEASURES))
 _GROUPS = (
     f"attempts.ended_at / {_DAY}, coalesce(jobs.owner, ''), coalesce(jobs.team, ''), attempts.provider, attempts.model"
 )
 # Kept in the transaction that deletes the job, so that a sum over both never counts a call twice, and never misses one.
 KEEP = (
-    "INSERT INTO usage_days (day, owner, team, provider, model, jobs, calls, images, cost_micros, unpriced)"  # noqa: S608 - all of it is constant
+    f"INSERT INTO usage_days ({_KEPT})"  # noqa: S608 - all of it is constant
     f" SELECT {_GROUPS}, {_SUMS} FROM attempts JOIN jobs ON jobs.id = attempts.job_id"
     " WHERE jobs.id = $1 AND jobs.due_at IS NULL AND attempts.ended_at IS NOT NULL"
     f" GROUP BY {_GROUPS}"
-    " ON CONFLICT (day, owner, team, provider, model) DO UPDATE SET jobs = usage_days.jobs + excluded.jobs,"
-    " calls = usage_days.calls + excluded.calls, images = usage_days.images + excluded.images,"
-    " cost_micros = usage_days.cost_micros + excluded.cost_micros, unpriced = usage_days.unpriced + excluded.unpriced"
+    " ON CONFLICT (day, owner, team, provider, model) DO UPDATE SET "
+    + ", ".join(f"{name} = usage_days.{name} + excluded.{name}" for name in _MEASURES)
 )
 _ALL = (
-    "SELECT day, owner, team, provider, model, jobs, calls, images, cost_micros, unpriced FROM usage_days"  # noqa: S608 - as above
+    f"SELECT {_KEPT} FROM usage_days"  # noqa: S608 - as above
     " WHERE day BETWEEN $1 AND $2"
     f" UNION ALL SELECT {_GROUPS}, {_SUMS} FROM attempts JOIN jobs ON jobs.id = attempts.job_id"
     f" WHERE attempts.ended_at BETWEEN $3 AND $4 GROUP BY {_GROUPS}"
@@ -57,10 +61,8 @@ class SqlUsage:
         columns = ", ".join(_COLUMNS[each] for each in wanted.by)
         chosen = f"{columns}, " if columns else ""
         grouped = f" GROUP BY {columns} ORDER BY {columns}" if columns else ""
-        statement = (
-            f"SELECT {chosen}CAST(sum(jobs) AS BIGINT), CAST(sum(calls) AS BIGINT), CAST(sum(images) AS BIGINT),"  # noqa: S608 - as above
-            f" CAST(sum(cost_micros) AS BIGINT), CAST(sum(unpriced) AS BIGINT) FROM ({_ALL}) AS used{grouped}"
-        )
+        sums = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in _MEASURES)
+        statement = f"SELECT {chosen}{sums} FROM ({_ALL}) AS used{grouped}"  # noqa: S608 - as above
         days = ((wanted.first - _EPOCH).days, (wanted.last - _EPOCH).days)
         first, last = days[0] * _DAY, (days[1] + 1) * _DAY - 1
 
@@ -71,15 +73,14 @@ class SqlUsage:
                 for dimension, kind in ((Dimension.KEY, "key"), (Dimension.TEAM, "team"))
                 if dimension in wanted.by
             }
-            return [_row(row, wanted.by, names) for row in found if row[-5] is not None]
+            return [_row(row, wanted.by, names) for row in found if row[-1] is not None]
 
         return await self._database.read(read)
 
 
 def _row(row: Row, by: Sequence[Dimension], names: dict[Dimension, dict[str, str]]) -> UsageRow:
     told: dict[str, Any] = {each.value: _told(each, value, names) for each, value in zip(by, row, strict=False)}
-    jobs, calls, images, cost_micros, unpriced = row[len(by) :]
-    return UsageRow(**told, jobs=jobs, calls=calls, images=images, cost_micros=cost_micros, unpriced=unpriced)
+    return UsageRow(**told, **dict(zip(_MEASURES, row[len(by) :], strict=True)))
 
 
 def _told(dimension: Dimension, value: int | str, names: dict[Dimension, dict[str, str]]) -> date | str | None:

@@ -6,7 +6,8 @@ const SIZE = { width: 520, height: 210, left: 52, right: 6, top: 8, bottom: 24 }
 const SERIES = 6;
 const TICKS = 4;
 
-/** `days` are names along the bottom; `series` are `{name, values}`, one value for each day; `format` writes a value. */
+/** `days` are names along the bottom; `series` are `{name, values}`, one value for each day, in the order of their
+ * colours; `format` writes a value. */
 export function stackedBars({ title, days, series, format }) {
   const shown = folded(series);
   const totals = days.map((_, place) => shown.reduce((sum, each) => sum + each.values[place], 0));
@@ -38,13 +39,11 @@ export function stackedBars({ title, days, series, format }) {
   return h("section", { class: "panel chart" }, h("h2", {}, title), drawing, legend);
 }
 
-/** The largest series, and all others as one. */
+/** The first series, and all others as one. */
 function folded(series) {
-  const sum = (each) => each.values.reduce((total, value) => total + value, 0);
-  const sorted = [...series].sort((one, other) => sum(other) - sum(one));
-  if (sorted.length <= SERIES) return sorted;
-  const rest = sorted.slice(SERIES - 1);
-  return [...sorted.slice(0, SERIES - 1), { name: "others", values: rest[0].values.map((_, place) => rest.reduce((total, each) => total + each.values[place], 0)) }];
+  if (series.length <= SERIES) return series;
+  const rest = series.slice(SERIES - 1);
+  return [...series.slice(0, SERIES - 1), { name: "others", values: rest[0].values.map((_, place) => rest.reduce((total, each) => total + each.values[place], 0)) }];
 }
 
 /** A round number at or above the largest value, easy to divide by four. */

@@ -53,11 +53,16 @@ function row(key, again) {
   return [
     h("span", {}, h("strong", {}, key.name), key.description ? h("span", { class: "soft small" }, ` ${key.description}`) : null),
     h("span", { class: state[1] }, state[0]),
-    key.providers.map((rule) => `${rule.provider}: ${rule.models.join(", ") || "nothing"}`).join("; ") || "nothing",
+    key.providers.map(written).join("; ") || "nothing",
     h("span", {}, ...(key.counted.length ? key.counted.map(counted) : ["no limit"])),
     key.expires_at ? moment(key.expires_at) : "never",
     key.active ? h("div", { class: "actions" }, rotate, revoke) : null,
   ];
+}
+
+function written({ provider, models }) {
+  if (provider === "*" && models.includes("*")) return "everything";
+  return `${provider === "*" ? "any provider" : provider}: ${models.includes("*") ? "all models" : models.join(", ") || "nothing"}`;
 }
 
 function counted(reading) {

@@ -36,7 +36,9 @@ function drawn({ data, by, since, until }) {
   if (!data.length) return firstStep();
   const days = daysBetween(since, until);
   const nameOf = (row) => (by === "model" ? `${row.provider}/${row.model}` : (row[by] ?? "no key"));
-  const names = [...new Set(data.map(nameOf))];
+  const total = (name, member) => data.filter((row) => nameOf(row) === name).reduce((all, row) => all + (row[member] ?? 0), 0);
+  // One order for all charts, so that a colour means the same in each.
+  const names = [...new Set(data.map(nameOf))].sort((one, other) => total(other, "cost_usd") - total(one, "cost_usd") || total(other, "jobs") - total(one, "jobs"));
   const place = new Map(days.map((day, index) => [day, index]));
   const series = (member) =>
     names.map((name) => {
@@ -45,7 +47,6 @@ function drawn({ data, by, since, until }) {
       return { name, values };
     });
   const sum = (member) => data.reduce((total, row) => total + (row[member] ?? 0), 0);
-  const total = (name, member) => data.filter((row) => nameOf(row) === name).reduce((all, row) => all + (row[member] ?? 0), 0);
   const seconds = (name) => (total(name, "jobs") ? `${(total(name, "seconds") / total(name, "jobs")).toFixed(1)} s` : "–");
   const dollars = (usd) => (usd ? money(usd) : "$0");
   return [
@@ -66,9 +67,7 @@ function drawn({ data, by, since, until }) {
     ),
     panel(
       `By ${by}`,
-      table(`Usage by ${by}`, [BY[by], ["Jobs", "number"], ["Failed", "number"], ["Pictures", "number"], ["Seconds a job", "number"], ["Cost", "number"]], names
-        .sort((one, other) => total(other, "cost_usd") - total(one, "cost_usd") || total(other, "jobs") - total(one, "jobs"))
-        .map((name) => [name, whole(total(name, "jobs")), whole(total(name, "failed")), whole(total(name, "images")), seconds(name), dollars(total(name, "cost_usd"))])),
+      table(`Usage by ${by}`, [BY[by], ["Jobs", "number"], ["Failed", "number"], ["Pictures", "number"], ["Seconds a job", "number"], ["Cost", "number"]], names.map((name) => [name, whole(total(name, "jobs")), whole(total(name, "failed")), whole(total(name, "images")), seconds(name), dollars(total(name, "cost_usd"))])),
     ),
   ];
 }
