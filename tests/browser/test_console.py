@@ -41,6 +41,16 @@ def test_a_picture_develops_before_ones_eyes(page: Page) -> None:
     expect(frame.locator("img.developing")).to_be_visible()
 
 
+def test_previews_are_shown_on_the_way(opened: Opener, gateway: ServedGateway) -> None:
+    page = opened()
+    expect(page.get_by_text("Nothing on the sheet yet")).to_be_visible()
+    submitted(gateway, model="builtin/slow-5", partial_images=3)
+
+    expect(page.locator(".frame-link.partial img")).to_be_visible()
+    expect(page.locator(FRAMES)).to_have_attribute("data-state", "completed")
+    expect(page.locator(".frame-link.partial")).to_have_count(0)
+
+
 def test_jobs_of_others_appear_by_themselves(page: Page, gateway: ServedGateway) -> None:
     expect(page.get_by_text("Nothing on the sheet yet")).to_be_visible()
     made(gateway, "made elsewhere")

@@ -2,17 +2,19 @@
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from tests.api.serving import ServedGateway, settings_for
-from tests.browser.client import made
-from tests.browser.conftest import Opener
+from tests.browser.client import made, newest, submitted
+from tests.browser.conftest import WAIT_MS, Opener
 
 COUNT = 10_000
+FLOOD = 150
 COPIES = """
 WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?)
 INSERT INTO jobs ({columns})
@@ -75,3 +77,21 @@ def test_stays_small_and_quick(opened: Opener) -> None:
     page.keyboard.press("End")
     expect(page.locator(".frame-link:focus")).to_have_count(1)
     assert page.locator(".frame:has(.frame-link:focus)").get_attribute("aria-posinset") == str(COUNT + 1)
+
+
+def test_a_flood_of_jobs_is_looked_at_from_time_to_time(browser: Browser, tmp_path: Path) -> None:
+    with ServedGateway(settings_for(tmp_path / "flood")) as gateway:
+        page = browser.new_page()
+        streams: list[str] = []
+        page.on("request", lambda request: streams.append(request.url) if "/events" in request.url else None)
+        page.goto(f"{gateway.url}/")
+        expect(page.get_by_text("Nothing on the sheet yet")).to_be_visible()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: submitted(gateway, model="builtin/fail-rejected"), range(FLOOD)))
+
+        last = newest(gateway)["id"]
+        expect(page.locator(f"a[href='#/jobs/{last}/0']")).to_be_visible(timeout=WAIT_MS)
+        page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+        expect(page.locator(".frame").first).to_have_attribute("aria-setsize", str(FLOOD), timeout=WAIT_MS)
+        assert len(streams) <= 2
+        page.close()

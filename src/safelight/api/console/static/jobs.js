@@ -9,6 +9,36 @@ const PAGE = 100;
 const REST_MS = 1000; // between two looks at the newest jobs, however many events come
 const ONE_BY_ONE = 4; // so many changed jobs are read singly; more are read as a page
 const RECONNECT_MS = [500, 1000, 2000];
+const MOST_A_SECOND = 100; // events; where more come, looking from time to time is cheaper for both sides
+const LOOK_MS = 2000;
+const LOOKS = 15; // before the stream is tried again
+
+const later = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+const either = (...signals) => AbortSignal.any(signals);
+
+/** Whether more events come than a page can use. */
+class Flood {
+  #since = performance.now();
+  #count = 0;
+  #controller = new AbortController();
+  over = false;
+
+  get signal() {
+    return this.#controller.signal;
+  }
+
+  counts() {
+    const now = performance.now();
+    if (now - this.#since > 1000) [this.#since, this.#count] = [now, 0];
+    this.over ||= ++this.#count > MOST_A_SECOND;
+    return this.over;
+  }
+
+  /** Let go of the connection. */
+  stop() {
+    this.#controller.abort();
+  }
+}
 
 export const ended = (job) => job.status === "completed" || job.status === "failed";
 export const cancelled = (job) => job.error?.error?.code === "job_cancelled";
@@ -86,7 +116,7 @@ export class Jobs extends EventTarget {
         request: job.meta.request ?? known?.request,
         pictures: job.meta.pictures ?? known?.pictures,
         ledger: job.meta.ledger ?? known?.ledger,
-        preview: ended(job) ? null : known?.preview,
+        previews: ended(job) ? {} : (known?.previews ?? {}),
         progress: job.meta.progress ?? known?.progress,
       });
       if (known) this.dispatchEvent(new CustomEvent("job", { detail: job.id }));
@@ -120,20 +150,26 @@ export class Jobs extends EventTarget {
     return this.#jobs.get(id);
   }
 
-  /** Listen until `signal` says stop; between broken connections, look at the newest once. */
+  /** Listen until `signal` says stop; between broken connections, and where too much happens, look at the newest. */
   async follow(signal) {
     for (let broken = 0; !signal.aborted; broken++) {
+      const flood = new Flood();
       try {
-        for await (const event of events("/v1/async/events", { signal, after: this.#last })) {
+        for await (const event of events("/v1/async/events", { signal: either(signal, flood.signal), after: this.#last })) {
           broken = 0;
           this.#last = event.id ?? this.#last;
           this.#heard(event);
+          if (flood.counts()) break;
         }
       } catch (error) {
         if (signal.aborted || (error instanceof ApiError && error.status === 401)) return;
       }
-      await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS[Math.min(broken, RECONNECT_MS.length - 1)]));
-      if (!signal.aborted) this.#look();
+      flood.stop();
+      if (flood.over) this.#last = null; // what came meanwhile is looked at, not told again
+      for (let looks = flood.over ? LOOKS : 1; looks > 0 && !signal.aborted; looks--) {
+        await later(flood.over ? LOOK_MS : RECONNECT_MS[Math.min(broken, RECONNECT_MS.length - 1)]);
+        if (!signal.aborted) this.#look();
+      }
     }
   }
 
@@ -147,9 +183,20 @@ export class Jobs extends EventTarget {
     if (!job || ended(job)) return;
     if (event === "job") job.status = ended(data) ? job.status : data.status;
     if (event === "progress") job.progress = data.progress;
-    if (event === "partial_image") job.preview = data.url;
+    if (event === "partial_image") job.previews = { ...job.previews, [data.index]: data.url };
     if (event === "attempt") job.meta.attempts = Math.max(job.meta.attempts, data.number ?? 0);
     this.dispatchEvent(new CustomEvent("job", { detail: id }));
+  }
+
+  /** Take in the newest page. Where it does not reach what is known, that is let go: there would be a gap. */
+  #renew(page) {
+    if (this.#jobs.size && !page.data.some((job) => this.#jobs.has(job.id)) && page.data.length) {
+      this.#jobs.clear();
+      this.#filter = { ...this.#filter }; // pages that are still on their way are of no use
+      this.#cursor = page.next_cursor;
+      this.complete = page.next_cursor === null;
+    }
+    this.#merge(page.data);
   }
 
   /** Read what has moved, at most once a second: what it costs the gateway does not grow with its load. */
@@ -164,7 +211,7 @@ export class Jobs extends EventTarget {
         if (known.length === moved.length && moved.length <= ONE_BY_ONE && moved.length > 0) {
           await Promise.allSettled(known.map((id) => this.refresh(id)));
         } else {
-          this.#merge((await this.#read({ limit: PAGE })).data);
+          this.#renew(await this.#read({ limit: PAGE }));
         }
         this.dispatchEvent(new Event("change"));
       } catch {

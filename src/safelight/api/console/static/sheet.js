@@ -254,7 +254,7 @@ function place(element, { left, width, row }, index, count) {
 /** Show a frame as its job now is; changes nothing where nothing has changed. */
 function paint(element, frame, job) {
   const [link, caption] = element.children;
-  const url = job.result?.data?.[frame.index]?.url ?? job.preview ?? null;
+  const url = job.result?.data?.[frame.index]?.url ?? job.previews?.[frame.index] ?? null;
   const looks = [state(job), url, job.progress, job.meta.attempts, job.request?.prompt].join("|");
   if (element.dataset.looks === looks) return;
   const was = element.dataset.state;

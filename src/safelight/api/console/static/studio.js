@@ -256,7 +256,7 @@ class Studio {
     const pictures = job.result?.data ?? [];
     const shown = pictures.length
       ? h("div", { class: pictures.length > 1 ? "made several" : "made" }, ...pictures.map((each, index) => h("a", { href: `#/jobs/${job.id}/${index}`, "aria-label": "In full" }, h("img", { src: linked(each.url), alt: job.request?.prompt ?? "The result", class: "developing" }))))
-      : h("div", { class: `made film ${job.status}`, style: { "--progress": job.progress ?? 0 } }, job.preview ? h("img", { src: linked(job.preview), alt: "Preview", class: "partial" }) : h("span", { class: "bar" }), h("p", { class: "note", role: "status" }, job.status === "failed" ? (job.error?.error?.message ?? STATES.failed) : STATES[state(job)]));
+      : h("div", { class: `made film ${job.status}`, style: { "--progress": job.progress ?? 0 } }, job.previews?.[0] ? h("img", { src: linked(job.previews[0]), alt: "Preview", class: "partial" }) : h("span", { class: "bar" }), h("p", { class: "note", role: "status" }, job.status === "failed" ? (job.error?.error?.message ?? STATES.failed) : STATES[state(job)]));
     const next = [];
     if (!ended(job)) next.push(button("Cancel", { drawing: "stop", onclick: () => this.#cancel(job) }));
     if (pictures.length) {

@@ -69,7 +69,7 @@ function turning(neighbour, turn) {
 }
 
 function large(job, index) {
-  const url = job.result?.data?.[index]?.url ?? job.preview;
+  const url = job.result?.data?.[index]?.url ?? job.previews?.[index];
   if (url) return h("img", { src: linked(url), alt: job.request?.prompt ?? "The picture", class: ended(job) ? null : "partial" });
   if (job.status === "failed") return h("p", { class: "note" }, icon(state(job) === "cancelled" ? "stop" : "alert"), STATES[state(job)]);
   return h("div", { class: `film ${job.status}`, style: { "--progress": job.progress ?? 0 } }, h("span", { class: "bar" }), h("p", { class: "note" }, STATES[job.status]));
