@@ -87,7 +87,7 @@ class TestSettingsExamples:
                 monkeypatch.delenv(name)
         for page in PAGES:
             for name in re.findall(r"env\.([A-Z0-9_]+)", "".join(blocks(page, "yaml"))):
-                monkeypatch.setenv(name, "a-made-up-key")
+                monkeypatch.setenv(name, "a-made-up-but-long-random-phrase")
 
     @staticmethod
     def load(text: str, folder: Path) -> config.Settings:

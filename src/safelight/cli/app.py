@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli import batch, demo, doctor, images, jobs, migrate, serve, settings, transfer, webhooks
+from safelight.cli import batch, demo, doctor, images, jobs, keys, migrate, serve, settings, transfer, usage, webhooks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +37,8 @@ app.command()(images.vary)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(batch.app, name="batch")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(keys.app, name="keys")
+app.command()(usage.usage)
 app.command()(doctor.doctor)
 app.command()(migrate.migrate)
 app.command()(transfer.transfer)

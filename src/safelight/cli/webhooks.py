@@ -1,23 +1,21 @@
 """`safelight webhooks`: who is told of jobs, through the administration of a running gateway."""
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import quote, urlencode
 
 import typer
 import uvloop
 
-from safelight.adapters.data_dir import DataDirInUse, check_free
 from safelight.cli import options
-from safelight.cli.administration import Administration, Body, administering
+from safelight.cli.administration import Administration, Body, asked
 from safelight.cli.errand import print_json
 from safelight.cli.faults import ExitCode, UsageError, explained, fail, note
 from safelight.cli.listen import Listening
 from safelight.cli.tables import columns, moment
-from safelight.client.errors import AuthenticationFailed, Conflict, InvalidRequest
+from safelight.client.errors import Conflict
 from safelight.domain.webhook import WebhookEvent
 
 T = TypeVar("T")
@@ -59,7 +57,7 @@ def list_endpoints(
 ) -> None:
     """List the endpoints."""
     query = urlencode({"search": search, "limit": _MOST})
-    body = _asked(url, config, data_dir, lambda client: client.ask("GET", f"/webhooks?{query}"))
+    body = asked(url, config, data_dir, lambda client: client.ask("GET", f"/webhooks?{query}"))
     if as_json:
         print_json(body)
     elif body["endpoints"]:
@@ -77,7 +75,7 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Show an endpoint: its settings, and how it has fared."""
-    _tell(_asked(url, config, data_dir, lambda client: _found(client, name)), as_json=as_json)
+    _tell(asked(url, config, data_dir, lambda client: _found(client, name)), as_json=as_json)
 
 
 @app.command()
@@ -102,7 +100,7 @@ def create(
     owner = {"virtual_key_id": virtual_key} if virtual_key else {}
     wanted = {"name": name, "url": address, "events": _ENDS, **said, **owner}
     _tell_secret(
-        _asked(url, config, data_dir, lambda client: client.ask("POST", "/webhooks", wanted)),
+        asked(url, config, data_dir, lambda client: client.ask("POST", "/webhooks", wanted)),
         as_json=as_json,
     )
 
@@ -132,7 +130,7 @@ def update(
         endpoint = await _found(client, name)
         return await client.ask("PUT", _path(endpoint), {**endpoint, **said, **renamed})
 
-    _tell(_asked(url, config, data_dir, change), as_json=as_json)
+    _tell(asked(url, config, data_dir, change), as_json=as_json)
 
 
 @app.command()
@@ -144,7 +142,7 @@ def delete(
     async def remove(client: Administration) -> Body:
         return await client.ask("DELETE", _path(await _found(client, name)))
 
-    _asked(url, config, data_dir, remove)
+    asked(url, config, data_dir, remove)
     note(f"{name} is deleted")
 
 
@@ -165,7 +163,7 @@ def rotate(
     async def change(client: Administration) -> Body:
         return await client.ask("POST", f"{_path(await _found(client, name))}/rotate-secret", wanted)
 
-    _tell_secret(_asked(url, config, data_dir, change), as_json=as_json)
+    _tell_secret(asked(url, config, data_dir, change), as_json=as_json)
 
 
 @app.command("test")
@@ -183,7 +181,7 @@ def call_once(
     async def call(client: Administration) -> Body:
         return await client.ask("POST", f"{_path(await _found(client, name))}/test", wanted)
 
-    body = _asked(url, config, data_dir, call)
+    body = asked(url, config, data_dir, call)
     if as_json:
         print_json(body)
     if not body["delivered"]:
@@ -204,7 +202,7 @@ def resume(
     async def end(client: Administration) -> Body:
         return await client.ask("POST", f"{_path(await _found(client, name))}/resume")
 
-    _tell(_asked(url, config, data_dir, end), as_json=as_json)
+    _tell(asked(url, config, data_dir, end), as_json=as_json)
 
 
 @app.command()
@@ -221,7 +219,7 @@ def deliveries(
     async def read(client: Administration) -> Body:
         return await client.ask("GET", f"{_path(await _found(client, name))}/deliveries?limit={limit}")
 
-    body = _asked(url, config, data_dir, read)
+    body = asked(url, config, data_dir, read)
     if as_json:
         print_json(body)
     elif body["deliveries"]:
@@ -253,7 +251,7 @@ def redeliver(
             return await client.ask("POST", f"/webhooks/deliveries/{quote(name, safe='')}/redeliver")
         return await client.ask("POST", f"{_path(await _found(client, name))}/redeliver", span)
 
-    body = _asked(url, config, data_dir, queue)
+    body = asked(url, config, data_dir, queue)
     if as_json:
         print_json(body)
     else:
@@ -295,7 +293,7 @@ def listen(
         if secret is not None:
             uvloop.run(receive(None))
         else:
-            _asked(url, config, data_dir, receive)
+            asked(url, config, data_dir, receive)
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
@@ -315,37 +313,6 @@ async def _own_endpoint(client: Administration, name: str, address: str) -> Body
         raise UsageError(f"there is an endpoint named {name!r} already: choose another name with --name")
     await client.ask("DELETE", _path(left))
     return await client.ask("POST", "/webhooks", wanted)
-
-
-def _asked(
-    url: str | None, config: Path | None, data_dir: Path | None, ask: Callable[[Administration], Awaitable[T]]
-) -> T:
-    """Ask a running gateway: the one at the address, or the one that holds the data folder."""
-    with explained():
-        address = options.gateway(url, data_dir)
-        settings = options.settings(config, data_dir=data_dir)
-        key = settings.auth.admin_key
-
-        async def run() -> T:
-            gateway = address or _running(settings.storage.data_dir)
-            async with administering(gateway, key=key.get_secret_value() if key else None) as client:
-                return await ask(client)
-
-        try:
-            return uvloop.run(run())
-        except (InvalidRequest, AuthenticationFailed) as error:
-            raise fail(f"the gateway refused: {error}", ExitCode.USAGE) from error
-
-
-def _running(folder: Path) -> str:
-    """The address of the gateway that holds a data folder."""
-    try:
-        check_free(folder)
-    except DataDirInUse as error:
-        if error.holder is None or error.holder.address is None:
-            raise
-        return error.holder.address
-    raise UsageError(f"no gateway runs on {folder}: start one with `safelight serve`, or give its address with --url")
 
 
 async def _found(client: Administration, name: str) -> Body:
