@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -16,10 +17,12 @@ from safelight.api.jobs import PATHS, JobRenderer, timestamp
 from safelight.api.services import Services, services_of
 from safelight.application.ports import LogEntry, Mark
 from safelight.domain.caller import LINK_HOLDER
-from safelight.domain.errors import InvalidRequest, NotFound
+from safelight.domain.errors import InvalidRequest, NotFound, StorageError
 from safelight.domain.event import EventName, JobEvent, preview_of
 from safelight.domain.image import Operation
 from safelight.domain.job import JobStatus
+
+log = structlog.get_logger(__name__)
 
 EVENTS = "/v1/async/events"
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -50,7 +53,7 @@ def _of_job(operation: Operation | None) -> Endpoint:
             async for logged in services.follow.job(job.id, after=after[1] if after else 0):
                 yield _HEARTBEAT if logged is None else await show.block((0, logged.seq), logged.event)
 
-        return StreamingResponse(stream(), headers=_HEADERS, media_type="text/event-stream")
+        return _streamed(stream())
 
     return of_job
 
@@ -68,7 +71,20 @@ async def _all(request: Request) -> Response:
             else:
                 yield b"id: %b\n\n" % _id(told)
 
-    return StreamingResponse(stream(), headers=_HEADERS, media_type="text/event-stream")
+    return _streamed(stream())
+
+
+def _streamed(stream: AsyncIterator[bytes]) -> Response:
+    """A fault of the storage ends the stream: it can be resumed."""
+
+    async def survived() -> AsyncIterator[bytes]:
+        try:
+            async for block in stream:
+                yield block
+        except StorageError as error:
+            log.warning("event_stream_ended", error=error.message)
+
+    return StreamingResponse(survived(), headers=_HEADERS, media_type="text/event-stream")
 
 
 class _Show:
