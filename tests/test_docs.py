@@ -428,9 +428,10 @@ class TestClientPage:
         [
             (0, r"[0-9a-f-]{36}\n"),
             (1, r"(.*\n)*completed .*\nboats/.*-1\.png\nboats/.*-2\.png\nboats/.*-3\.png\n"),
-            (2, r"400 unsupported_feature size\nmoderation_blocked no False\n"),
-            (3, r"completed 20\n"),
-            (4, r"400\n"),
+            (2, r"job pending\n(.*\n)*job completed\n(.*\n)*[0-9a-f-]{36} 0\.0\n"),
+            (3, r"400 unsupported_feature size\nmoderation_blocked no False\n"),
+            (4, r"completed 20\n"),
+            (5, r"400\n"),
         ],
     )
     def test_programs_run(self, running: Gateway, tmp_path: Path, index: int, printed: str) -> None:
@@ -439,11 +440,11 @@ class TestClientPage:
         assert re.fullmatch(printed, told), told
         if index == 0:
             assert TestReadme.is_picture((tmp_path / "kite.png").read_bytes())
-        if index == 3:
+        if index == 4:
             assert len(list((tmp_path / "kites").glob("*.png"))) == 20
 
     def test_all_programs_are_run(self) -> None:
-        assert len(blocks(self.PAGE, "python")) == 5
+        assert len(blocks(self.PAGE, "python")) == 6
 
     def test_every_error_is_explained(self) -> None:
         told = prose(self.PAGE)

@@ -388,3 +388,18 @@ def test_jobs_of_a_data_folder_are_ended_without_a_gateway(tmp_path: Path) -> No
     assert safelight("jobs", "fetch", job_id[:8], cwd=tmp_path).returncode == 1, "it failed once more"
     assert safelight("jobs", "delete", job_id[:8], cwd=tmp_path).stdout == f"Job {job_id} is deleted\n"
     assert safelight("jobs", "delete", job_id[:8], cwd=tmp_path).returncode == 1
+
+
+def test_a_job_is_watched_to_its_end(running: Gateway, tmp_path: Path) -> None:
+    chain = ("--model", "builtin/fail-model", "--fallback", "builtin/sketch", "--url", running.url)
+    job_id = json.loads(safelight("generate", PROMPT, *SMALL, *chain, "--json", cwd=tmp_path).stdout)["id"]
+    done = safelight("jobs", "watch", job_id, "--url", running.url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[2] for line in lines][:2] == ["job", "job"]
+    assert lines[0][3] == "pending"
+    assert lines[-1][3] == "completed"
+    assert any("model_not_found" in line for line in lines), done.stdout
+    objects = safelight("jobs", "watch", job_id, "--json", "--url", running.url, cwd=tmp_path).stdout.splitlines()
+    assert [json.loads(line)["id"] for line in objects] == sorted({json.loads(line)["id"] for line in objects}, key=int)
+    assert PROMPT not in done.stdout

@@ -224,6 +224,37 @@ async def test_lists_with_asyncio(aclient: AsyncSafelight) -> None:
     assert (await anext(aclient.jobs.list(page_size=1, type="image_generation"))).id == made.id
 
 
+# Events
+
+
+def test_follows_a_job_to_its_end(client: Safelight) -> None:
+    job = client.images.generate("slow", model="builtin/slow-1", size=SIZE)
+    events = list(job.events())
+    statuses = [event.status for event in events if event.name == "job"]
+    assert (statuses[0], statuses[-1]) == ("pending", "completed")
+    assert [int(event.id) for event in events] == sorted({int(event.id) for event in events})
+    again = list(job.events(after=events[0].id))
+    assert again == events[1:]
+
+
+def test_follows_a_job_through_its_retry(client: Safelight) -> None:
+    job = client.images.generate("x", model="builtin/fail-moderation", size=SIZE).wait().retry().wait()
+    statuses = [event.status for event in job.events() if event.name == "job"]
+    assert statuses == ["pending", "processing", "failed"] * 2
+
+
+async def test_follows_all_jobs(aclient: AsyncSafelight) -> None:
+    job = await aclient.images.generate("kite", model=SKETCH, size=SIZE)
+    first = await anext(job.events())
+    mine = set()
+    async with asyncio.timeout(20):
+        async for event in aclient.events(after=first.id):
+            if event.job_id == job.id:
+                mine.add(event.status)
+            if "completed" in mine:
+                break
+
+
 # Batches
 
 
@@ -281,16 +312,21 @@ def test_somebody_else_there_is_told_at_once() -> None:
         Safelight("http://stranger", http=http).models()
 
 
-def test_waits_live_through_a_restart(tmp_path: Path) -> None:
+def test_waits_and_streams_live_through_a_restart(tmp_path: Path) -> None:
     with ExitStack() as clients:
         with ServedGateway(settings_for(tmp_path / "data")) as first:
             client = clients.enter_context(Safelight(first.url, retries=Retries(patience_s=20)))
             job = client.images.generate("slow", model="builtin/handle-2", size=SIZE)
+            following = job.events()
+            events = [next(following)]
             waiting = threading.Thread(target=job.wait)
             waiting.start()
         with ServedGateway(settings_for(tmp_path / "data", server={"port": first.port})):
             waiting.join(timeout=30)
-            assert job.status == "completed"
+            events += following
+    assert job.status == "completed"
+    assert [int(event.id) for event in events] == sorted({int(event.id) for event in events})
+    assert (events[0].status, events[-1].status) == ("pending", "completed")
 
 
 def test_models(client: Safelight) -> None:

@@ -1,13 +1,14 @@
 """What the client does between requests: when it asks again, and when it gives up. No socket is opened, nothing sleeps."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
 from safelight.client import (
+    AsyncSafelight,
     AuthenticationFailed,
     BudgetExceeded,
     Conflict,
@@ -18,6 +19,7 @@ from safelight.client import (
     NotFound,
     RateLimited,
     Retries,
+    Safelight,
     SafelightError,
     Unavailable,
     WaitTimeout,
@@ -250,10 +252,23 @@ def test_an_event_stream_goes_on_behind_the_last_event() -> None:
     assert cursor.take(httpx2.ServerSentEvent(event="message", data="", id="")) is None
     assert cursor.pause_s(None) > 0
     assert cursor.call().headers["Last-Event-ID"] == "7"
-    cursor.take(sent(8, "progress", status="completed"))
+    assert cursor.take(httpx2.ServerSentEvent(event="message", data="", id="8")) is None
+    assert cursor.call().headers["Last-Event-ID"] == "8", "a mark on the way"
+    cursor.take(sent(9, "progress", status="completed"))
     assert not cursor.over
-    cursor.take(sent(9, "job", status="failed"))
+    cursor.take(sent(10, "job", status="failed", completed_at="2026-11-25T10:00:00Z"))
     assert cursor.over
+
+
+def test_an_end_that_was_followed_by_a_retry_is_not_the_end() -> None:
+    cursor = EventCursor(GATEWAY, "j", None)
+    cursor.take(sent(1, "job", status="failed"))
+    assert not cursor.over
+    cursor.take(sent(2, "job", status="pending"))
+    assert cursor.pause_s(None) > 0, "closed too early"
+    cursor.take(sent(3, "job", status="failed"))
+    cursor.pause_s(None)
+    assert cursor.over, "closed by the gateway after the end of a job that is gone"
 
 
 def test_the_stream_of_all_jobs_has_no_end() -> None:
@@ -325,3 +340,73 @@ def test_links_are_opened_at_the_address_that_we_talk_to() -> None:
     assert _calls.download("https://public/pics/v1/files/a/b.png?x=1").path == "/v1/files/a/b.png?x=1"
     assert _calls.download("https://elsewhere/b.png").path == "https://elsewhere/b.png"
     assert _calls.gateway_url("http://gateway/v1/") == "http://gateway"
+
+
+# The stream as a whole, cut anywhere
+
+EVENTS = [
+    (1, "job", {"id": "j", "status": "pending"}),
+    (4, "job", {"id": "j", "status": "processing"}),
+    (5, "progress", {"progress": 0.5}),
+    (9, "job", {"id": "j", "status": "completed", "completed_at": "2026-11-25T10:00:00Z"}),
+]
+
+
+def block(number: int, name: str, data: Any) -> bytes:
+    return f": still here\n\nid: {number}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+class CutOnce:
+    """A gateway whose first event stream breaks off, or is closed, at a byte; what follows it, follows the last event."""
+
+    def __init__(self, at: int, *, in_order: bool) -> None:
+        self._at = at
+        self._in_order = in_order
+        self._cut = False
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        if not request.url.path.endswith("/events"):
+            return httpx2.Response(200, json=RUNNING)
+        after = int(request.headers.get("Last-Event-ID", "0"))
+        content = b"".join(block(*event) for event in EVENTS if event[0] > after)
+        whole, self._cut = self._cut, True
+        headers = {"content-type": "text/event-stream"}
+        return httpx2.Response(
+            200, headers=headers, stream=_Stream(content if whole else content[: self._at], self, whole)
+        )
+
+    def end(self, *, whole: bool) -> None:
+        if not whole and not self._in_order:
+            raise httpx2.ReadError("cut")
+
+
+class _Stream(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    def __init__(self, content: bytes, gateway: CutOnce, whole: bool) -> None:  # noqa: FBT001 - a test's own
+        self._content = content
+        self._gateway = gateway
+        self._whole = whole
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._content
+        self._gateway.end(whole=self._whole)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._content
+        self._gateway.end(whole=self._whole)
+
+
+@pytest.mark.parametrize("in_order", [False, True], ids=["cut", "closed"])
+async def test_a_stream_that_is_cut_at_any_byte_is_whole(monkeypatch: pytest.MonkeyPatch, *, in_order: bool) -> None:
+    async def no_pause(_: float) -> None: ...
+
+    monkeypatch.setattr("safelight.client.sync.time.sleep", lambda _: None)
+    monkeypatch.setattr("safelight.client.aio.asyncio.sleep", no_pause)
+    length = sum(len(block(*event)) for event in EVENTS)
+    expected = [(str(number), name) for number, name, _ in EVENTS]
+    for at in range(length):
+        with httpx2.Client(transport=httpx2.MockTransport(CutOnce(at, in_order=in_order))) as http:
+            job = Safelight(URL, http=http).jobs.get("j")
+            assert [(event.id, event.name) for event in job.events()] == expected, at
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(CutOnce(at, in_order=in_order))) as ahttp:
+            ajob = await AsyncSafelight(URL, http=ahttp).jobs.get("j")
+            assert [(event.id, event.name) async for event in ajob.events()] == expected, at

@@ -161,7 +161,10 @@ async def _perform(client: AsyncSafelight, scene: Scene, output: Path) -> None:
     start = time.monotonic()
     job = await scene.order.submit(client)
     typer.echo(f"  {time.monotonic() - start:5.2f} s  pending     job {job.id}")
-    await job.wait(on_update=lambda it: typer.echo(f"  {time.monotonic() - start:5.2f} s  {it.status}"))
+    async for event in job.events():
+        if event.name == "job" and event.status != "pending":
+            typer.echo(f"  {time.monotonic() - start:5.2f} s  {event.status}")
+    await job.refresh()
     job.raise_for_failure()
     saved = Saved(destination=Destination(folder=output, file=scene.file, force=True), title=scene.title)
     await saved.fetch(job)

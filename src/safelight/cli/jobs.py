@@ -215,17 +215,19 @@ def _do(where: Place, job_id: str, use: Callable[[AsyncJob], Awaitable[T]]) -> T
 def _event_line(event: Event) -> str:
     """An event for people: when, what, and the facts that it brings."""
     data = dict(event.data)
+    if "completed_at" in data:  # the end, with the whole job
+        why = _message(data["error"]) if "error" in data else ""
+        return "  ".join([moment(data["completed_at"]), f"{event.name:<13}", data["status"], why]).rstrip()
     facts = [f"{name} {value}" for name, value in _flat(data) if name not in {"id", "job_id", "at", "status"}]
-    status = data.get("status", "")
-    return "  ".join([moment(data.get("at")), f"{event.name:<13}", *([status] if status else []), *facts])
+    return "  ".join([moment(data.get("at")), f"{event.name:<13}", data.get("status", ""), *facts]).rstrip()
 
 
-def _flat(data: Body, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(data: Body) -> Iterator[tuple[str, Any]]:
     for name, value in data.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value)
         else:
-            yield f"{prefix}{name}", value
+            yield name, value
 
 
 def _body(state: JobState) -> Body:

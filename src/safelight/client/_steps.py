@@ -307,6 +307,7 @@ class EventCursor:
         self._job_id = job_id
         self._after = after
         self._faults = gateway.waiting()
+        self._ended = False
         self.over = False
         """Whether the job's end has been told."""
 
@@ -315,15 +316,20 @@ class EventCursor:
         return _calls.events(self._job_id, self._after)
 
     def take(self, sent: httpx2.ServerSentEvent) -> Event | None:
-        """Read an event; `None` for what is none of ours."""
+        """Read an event; `None` for one that only says how far the stream is."""
         self._faults.none()
-        if not sent.id or not sent.data:
+        self._after = sent.id or self._after
+        if not sent.data:
             return None
-        self._after = sent.id
         event = Event(id=sent.id, name=sent.event, data=msgspec.json.decode(sent.data, type=dict[str, Any]))
-        self.over = self._job_id is not None and event.name == "job" and event.status in ENDED
+        if event.name == "job" and self._job_id is not None:
+            self._ended = event.status in ENDED
+            self.over = self._ended and "completed_at" in event.data  # else it has been run again since
         return event
 
     def pause_s(self, error: SafelightError | None) -> float:
         """How long to wait before the stream is opened again; it was cut, or closed before the end."""
+        if error is None and self._ended:
+            self.over = True
+            return 0.0
         return self._faults.pause_s(error or GatewayUnreachable("the event stream was closed", sent=False))

@@ -142,7 +142,10 @@ class AsyncTransport:
                             return
             except SafelightError as error:
                 fault = error
-            await asyncio.sleep(cursor.pause_s(fault))
+            pause_s = cursor.pause_s(fault)
+            if cursor.over:
+                return
+            await asyncio.sleep(pause_s)
 
 
 class AsyncJob(JobView):

@@ -129,7 +129,10 @@ class Transport:
                             return
             except SafelightError as error:
                 fault = error
-            time.sleep(cursor.pause_s(fault))
+            pause_s = cursor.pause_s(fault)
+            if cursor.over:
+                return
+            time.sleep(pause_s)
 
 
 class Job(JobView):
