@@ -16,6 +16,7 @@ from tests.acceptance.gateway import upstream
 from tests.postgres import OwnServer
 from tests.simulators._base import Fault
 from tests.simulators.openai_compatible import OpenAICompatibleSimulator
+from tests.simulators.replicate import ReplicateSimulator
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,26 @@ async def test_a_job_that_a_worker_ends_wakes_the_waiter_at_the_api(
             assert await node.ready()
         async with made.node("one").session.get(f"{made.node('one').url}/v1/models") as response:
             assert response.status == 404  # a worker has no API
+
+
+async def test_a_worker_hears_of_a_cancel_at_the_api_at_once(tmp_path: Path, database_url: str) -> None:
+    """The work lies with its provider, and is asked for again and again; who waits and who follows are told, too."""
+    async with ReplicateSimulator(key="k") as service:
+        service.running_polls = 10**9
+        entry = {"base_url": service.base_url, "keys": [{"name": "main", "value": "k"}]}
+        async with cluster(tmp_path, database_url, providers={"replicate": entry}) as made:
+            job_id = await made.api.submit("replicate/black-forest-labs/flux-schnell")
+            await made.until("SELECT 1 FROM attempts WHERE state = 'accepted'")
+            path = f"{made.api.url}/v1/async/jobs/{job_id}"
+            async with made.api.session.get(f"{path}/events") as events:
+                async with made.api.session.delete(path) as response:
+                    assert response.status == 202
+                async with asyncio.timeout(10), made.api.session.get(f"{path}?wait=60") as response:
+                    body = await response.json()
+                last = (await events.read()).split(b"\n\n")[-2]
+        assert (body["status_code"], body["meta"]["cancelled"]) == (499, True)
+        assert b'"code":"job_cancelled"' in last
+        assert [each.path.endswith("/cancel") for each in service.exchanges].count(True) == 1
 
 
 async def test_the_limit_of_a_provider_holds_over_all_workers(
