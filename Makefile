@@ -8,12 +8,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed-run
 	$(BIN)/safelight demo
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev browser
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-# What tests/browser drives. As root on Debian; elsewhere install Chromium yourself.
+# What tests/browser drives: Debian's Chromium, installed here where it is missing and we may; elsewhere by you.
 browser:
-	command -v chromium || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; }
+	@command -v chromium >/dev/null \
+	  || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
+	  || { echo "the tests of the console drive a browser: install Chromium as 'chromium' and run this again"; exit 1; }
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
