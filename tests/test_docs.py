@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import typer
@@ -27,7 +27,7 @@ from safelight.cli.app import app
 from safelight.domain.errors import ProviderError, UnsupportedFeature
 from safelight.wiring import provider_settings
 from tests import models_page, providers_matrix, settings_page
-from tests.acceptance.processes import COMMAND, WAIT_S, Gateway, environment, gateway
+from tests.acceptance.processes import COMMAND, WAIT_S, Gateway, environment, gateway, safelight
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -228,6 +228,60 @@ class TestCommandLine:
             for parameter in command.params
             if parameter.param_type_name == "option"
         }
+
+
+class TestCommandLinePage:
+    """The transcripts of commands that end by themselves, run in a folder of their own; ids, times and durations differ."""
+
+    PAGE = DOCS / "cli.md"
+    VARIABLE: ClassVar[Mapping[str, str]] = {
+        r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}": "ID",
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ": "TIME",
+        r"duration_s [0-9.e-]+": "duration_s N",
+    }
+
+    def shown(self, title: str) -> list[tuple[list[str], str]]:
+        """The commands of a section, and all that each prints."""
+        found = []
+        for _, text in [block for block in _BLOCK.findall(section(self.PAGE, title)) if block[0] == "console"]:
+            for part in re.split(r"^\$ safelight ", text, flags=re.MULTILINE)[1:]:
+                command, _, printed = part.partition("\n")
+                found.append((shlex.split(command), printed.strip()))
+        return found
+
+    def plain(self, text: str) -> str:
+        for pattern, word in self.VARIABLE.items():
+            text = re.sub(pattern, word, text)
+        return text.strip()
+
+    def run(self, arguments: list[str], cwd: Path) -> str:
+        """All that it prints, in the order of the page: what is said beside the output, output, errors."""
+        done = safelight(*arguments, cwd=cwd)
+        accepted = "".join(line for line in done.stderr.splitlines(keepends=True) if " accepted" in line)
+        errors = done.stderr.replace(accepted, "") if accepted else done.stderr
+        code = f"[exit code {done.returncode}]" if done.returncode else ""
+        return self.plain(f"{accepted}{done.stdout}{errors}{code}")
+
+    def test_batch(self, tmp_path: Path) -> None:
+        ((_, lines),) = [block for block in _BLOCK.findall(section(self.PAGE, "batch")) if block[0] == "json"]
+        (tmp_path / "prompts.jsonl").write_text(lines, encoding="utf-8")
+        for arguments, printed in self.shown("batch"):
+            assert self.run(arguments, tmp_path) == self.plain(printed)
+        assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+    def test_watch(self, tmp_path: Path) -> None:
+        chain = ("--model", "builtin/fail-model", "--fallback", "builtin/sketch")
+        made = json.loads(safelight("generate", "a castle", *chain, "--json", cwd=tmp_path).stdout)
+        ((arguments, printed),) = [found for found in self.shown("jobs") if found[0][1] == "watch"]
+        assert self.run([*arguments[:2], made["id"]], tmp_path) == self.plain(printed)
+
+    def test_ends_and_new_beginnings(self, tmp_path: Path) -> None:
+        safelight("generate", "a castle", "--model", "builtin/fail-moderation", cwd=tmp_path)
+        (job,) = json.loads(safelight("jobs", "list", "--json", cwd=tmp_path).stdout)["jobs"]
+        for (*command, _), printed in self.shown("Ends and new beginnings"):
+            assert self.run([*command, job["id"]], tmp_path) == self.plain(printed)
+            if command[1] == "retry":
+                safelight("jobs", "fetch", job["id"], cwd=tmp_path)
 
 
 class TestLinks:

@@ -18,8 +18,9 @@ from safelight.application.ports import JobFilter
 from safelight.domain.batch import Batch, BatchCounts, BatchEntry, BatchResult, BatchStatus
 from safelight.domain.caller import ANYBODY, Caller
 from safelight.domain.errors import IdempotencyConflict, NotFound, StorageError, Superseded
+from safelight.domain.fairness import STRIDE, Turn, turn_of
 from safelight.domain.ids import BatchId, JobId
-from safelight.domain.job import Idempotency, Job, JobHistory, JobStatus
+from safelight.domain.job import Idempotency, Job, JobHistory, JobStatus, Priority
 from safelight.domain.outcome import settle
 from tests.doubles import FakeClock, FaultyStore
 from tests.making import FLUX, NOON, OTHER, PAID, SPARE, failed, job, later, new_id, request, started, succeeded
@@ -166,6 +167,7 @@ async def test_lines_become_jobs_in_their_order_and_never_more_than_there_is_roo
     assert office.queue.ids == [each.id for each in done]
     first = done[0]
     assert (first.metadata, first.owner, first.webhook, first.ttl_s) == ({"run": "7", "shop": "a"}, "me", "w", 3600)
+    assert turn_of(first) == Turn("me", Priority.BULK, STRIDE), "others go first"
     progress = await office.batches.read(batch.id, Caller(owner="me"))
     assert (progress.status, progress.counts) == (BatchStatus.COMPLETED, BatchCounts(completed=10))
     assert progress.batch.completed_at == NOON

@@ -17,9 +17,9 @@ from safelight.domain.access import Grant
 from safelight.domain.batch import Batch, BatchEntry, BatchProgress, BatchResult, NewLine
 from safelight.domain.caller import Caller
 from safelight.domain.errors import NotFound, PolicyRefusal, RateLimited, RequestError, StorageError, Superseded
-from safelight.domain.fairness import turn_of
+from safelight.domain.fairness import stride, turn_of
 from safelight.domain.ids import BatchId, JobId, ProviderName, new_job_id
-from safelight.domain.job import BatchLine, Job, JobHistory
+from safelight.domain.job import BatchLine, Job, JobHistory, Priority
 from safelight.domain.ledger import NO_TERMS, Terms
 from safelight.domain.refusal import as_job_error
 
@@ -242,8 +242,7 @@ class Feed:
             return NewLine(job=job, end=end, error=as_job_error(error))
         job = replace(
             job,
-            priority=agreed.priority,
-            stride=agreed.stride,
+            stride=agreed.stride or job.stride,
             max_running=grant.key.max_running if grant else None,
             estimates=agreed.estimates,
             provider_keys=agreed.provider_keys,
@@ -282,6 +281,8 @@ class Feed:
             batch=BatchLine(batch_id=batch.id, number=number),
             owner=batch.owner,
             team=batch.team,
+            priority=Priority.BULK,
+            stride=stride(entry.request.count, weight=1),
         )
 
     async def _retry(self, batch: Batch, before: datetime, taken: "Counter[ProviderName]") -> None:
