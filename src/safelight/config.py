@@ -80,6 +80,9 @@ class ServerSettings(_Section):
     body_timeout: Seconds = Field(60, description="Seconds that a client may pause within a request body.")
     role: Role = Field(Role.ALL, description="What this process does: all, only the api, or only the jobs (worker).")
     protect_metrics: bool = Field(False, description="Whether /metrics asks for the admin key, as /api does.")
+    private_hosts: frozenset[str] = Field(
+        frozenset(), description="Names and addresses of your own network that links of images may lead to."
+    )
     unprotected: bool = Field(False, description="Allow listening beyond loopback although nobody is asked for a key.")
 
     @property

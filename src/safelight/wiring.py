@@ -28,6 +28,7 @@ from safelight.adapters.sql.access import SqlAccessStore
 from safelight.adapters.sql.batches import SqlBatchStore
 from safelight.adapters.sql.counts import SqlCounts
 from safelight.adapters.sql.overrides import SqlOverrideStore
+from safelight.adapters.sql.reseal import reseal
 from safelight.adapters.sql.switches import SqlSwitches
 from safelight.adapters.sql.usage import SqlUsage
 from safelight.adapters.sql.webhooks import SqlWebhookStore
@@ -87,6 +88,8 @@ BUILTIN = "builtin"
 KEY_HASH = "virtual_key_hash"
 """The fact under which the key of the virtual keys' hashes lies, itself encrypted."""
 _LOOK_FOR_OVERRIDES_S = 2.0
+_LINK_TIMEOUT_S = 30.0
+"""For an input image behind a link: its submit waits for it."""
 _ORPHANS_EVERY = timedelta(hours=6)
 _WEBHOOK_GRACE_S = 5.0
 _MOST_OUTPUT_PIXELS = 1_000_000_000
@@ -354,7 +357,11 @@ class Gateway:
         self._accepting = True
         self._tasks: list[asyncio.Task[None]] = []
         self._engine: asyncio.Task[None] | None = None
-        self._fetcher = HttpPictureFetcher()
+        private_hosts = settings.server.private_hosts
+        self._fetcher = HttpPictureFetcher(private_hosts=private_hosts)
+        self._intake_fetcher = HttpPictureFetcher(
+            timeout_s=_LINK_TIMEOUT_S, max_bytes=settings.server.max_image, private_hosts=private_hosts
+        )
         self._address = address or f"http://{settings.server.host}:{settings.server.port}"
         self._endpoints = SqlWebhookStore(storage.database, box=self.secret_box, ring=self._bell.ring)
         self._sender = HttpWebhookSender(clock=self._clock)
@@ -405,6 +412,8 @@ class Gateway:
         """Make the application; take up the jobs that an earlier process left."""
         warn_of_endings(self._ports(), self._clock.now().date())
         secret = await self._store.fact("link_secret", secrets.token_bytes(32))
+        if renewed := await reseal(self._storage.database, self.secret_box, facts=(KEY_HASH,)):
+            log.info("secrets_encrypted_anew", secrets=renewed)
         callers = await self._open_callers()
         await self._apply_overrides()
         estimate = Estimate(providers=self._providers)
@@ -464,6 +473,7 @@ class Gateway:
                     webhook_history=timedelta(seconds=jobs.webhook_history),
                 ),
                 admin=_admin_door(self._settings),
+                fetcher=self._intake_fetcher,
                 callers=callers,
                 administer=self.administer,
                 override=Override(store=self._overrides, clock=self._clock, apply=self._apply_overrides),
@@ -659,6 +669,7 @@ class Gateway:
             with contextlib.suppress(Exception):
                 await entry.provider.close()
         await self._fetcher.close()
+        await self._intake_fetcher.close()
         await self._sender.close()
         await self._sessions.close()
         await self._storage.close()

@@ -2,11 +2,13 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -216,3 +218,80 @@ async def test_a_key_ends_while_the_gateway_runs(tmp_path: Path) -> None:
                 statuses.append((await client.send("generations", headers=vk(A))).status)
             assert statuses[-1] == 403
             assert datetime.now(UTC) >= ends
+
+
+async def test_a_job_is_its_own_keys_alone(keyed: ServedGateway) -> None:
+    """Checklist 8: read with each header of its key, with another key, with none, with an unknown one."""
+    async with Client(keyed.url, vk(A)) as own:
+        job = await own.run()
+        path, poll = f"/v1/async/jobs/{job['id']}", f"/v1/async/images/generations/{job['id']}"
+        unknown = await own.get(f"/v1/async/images/generations/{uuid4()}")
+        assert unknown.status == 404
+        for shown in ({"Authorization": f"Bearer {A}"}, {"x-api-key": A}, {"x-goog-api-key": A}, {"api-key": A}):
+            async with Client(keyed.url, shown) as client:
+                assert (await client.get(poll)).json["id"] == job["id"]
+        strangers: list[Mapping[str, str]] = [vk(B), {}, {"Authorization": "Bearer sk-dummy"}]
+        for headers in strangers:
+            async with Client(keyed.url, headers) as client:
+                for method, where in (
+                    ("GET", poll),
+                    ("GET", path),
+                    ("GET", f"{poll}?wait=5"),
+                    ("GET", f"{path}/events"),
+                    ("DELETE", path),
+                    ("DELETE", poll),
+                    ("POST", f"{path}/retry"),
+                ):
+                    reply = await client.ask(method, where)
+                    assert (reply.status, reply.json) == (404, unknown.json), (method, where, headers)
+                assert job["id"] not in (await client.get("/v1/async/jobs?limit=100")).body.decode()
+        async with Client(keyed.url, vk("sk-bf-of-nobody")) as client:
+            assert (await client.get(poll)).json["type"] == "virtual_key_not_found"
+        assert job["id"] in (await own.get("/v1/async/jobs?limit=100")).body.decode()
+    async with Client(keyed.url, {"Authorization": f"Bearer {ADMIN}"}) as admin:
+        assert (await admin.get(poll)).json["id"] == job["id"]
+
+
+async def test_a_foreign_job_takes_as_long_as_one_that_is_not_there(keyed: ServedGateway) -> None:
+    async with Client(keyed.url, vk(A)) as own:
+        job = await own.run()
+    async with Client(keyed.url, vk(B)) as client:
+        took: dict[str, list[float]] = {"foreign": [], "missing": []}
+        for _ in range(20):
+            for name, job_id in (("foreign", job["id"]), ("missing", str(uuid4()))):
+                began = time.perf_counter()
+                assert (await client.get(f"/v1/async/jobs/{job_id}")).status == 404
+                took[name].append(time.perf_counter() - began)
+    assert min(took["foreign"]) >= 0.01
+    assert min(took["missing"]) >= 0.01
+
+
+async def test_a_job_without_a_key_is_everybodys(tmp_path: Path) -> None:
+    with ServedGateway(settings_for(tmp_path / "data", virtual_keys=[{"name": "a", "value": A}])) as served:
+        async with Client(served.url) as anybody, Client(served.url, vk(A)) as keyed_client:
+            job = await anybody.submit()
+            for client in (anybody, keyed_client):
+                assert (await client.get(f"/v1/async/images/generations/{job['id']}")).status in {200, 202}
+
+
+async def test_a_key_may_see_all_jobs_of_its_team(tmp_path: Path) -> None:
+    keys = [
+        {"name": "a", "value": A, "team": "shop"},
+        {"name": "b", "value": B, "team": "shop", "sees_team": True},
+    ]
+    with ServedGateway(settings_for(tmp_path / "data", teams=[{"name": "shop"}], virtual_keys=keys)) as served:
+        async with Client(served.url, vk(A)) as one, Client(served.url, vk(B)) as two:
+            first, second = await one.submit(), await two.submit()
+            assert (await two.get(f"/v1/async/jobs/{first['id']}")).status in {200, 202}
+            assert (await one.get(f"/v1/async/jobs/{second['id']}")).status == 404
+
+
+async def test_every_answer_carries_the_headers_that_keep_browsers_honest(keyed: ServedGateway) -> None:
+    async with Client(keyed.url, {"Origin": "https://elsewhere.example"}) as client:
+        for path in ("/health", "/", "/docs", "/nowhere", "/v1/async/jobs/x", "/api/usage"):
+            headers = (await client.get(path)).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["x-frame-options"] == "DENY"
+            assert not [name for name in headers if name.startswith("access-control-")]
+        assert (await client.ask("OPTIONS", "/v1/async/images/generations")).status == 405

@@ -31,9 +31,14 @@ class HttpPictureFetcher:
         connect_timeout_s: float = 10.0,
         max_bytes: int = MAX_BYTES,
         resolver: AbstractResolver | None = None,
+        private_hosts: frozenset[str] = frozenset(),
     ) -> None:
-        """Open the sessions; needs a running loop. `resolver` looks names up in place of the system's."""
+        """Open the sessions; needs a running loop. `resolver` looks names up in place of the system's.
+
+        `private_hosts` are names and addresses of the operator's own network that links may lead to, over http as well.
+        """
         self._max_bytes = max_bytes
+        self._private_hosts = private_hosts
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=connect_timeout_s, sock_connect=connect_timeout_s)
         self._guarded = _session(timeout, GuardedResolver(resolver))
         self._trusting = _session(timeout, resolver)
@@ -91,6 +96,8 @@ class HttpPictureFetcher:
     def _session_for(self, url: URL, trusted_host: str | None) -> aiohttp.ClientSession:
         """Choose how to go there; raises `AddressRefused`."""
         if trusted_host is not None and url.scheme in {"http", "https"} and f"{url.host}:{url.port}" == trusted_host:
+            return self._trusting
+        if url.host in self._private_hosts and url.scheme in {"http", "https"} and url.user is None:
             return self._trusting
         check_url(url)
         return self._guarded

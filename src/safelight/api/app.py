@@ -35,6 +35,12 @@ from safelight.api.webhooks import webhook_routes
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _Methods = dict[str, Endpoint]
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
+"""On every answer: nothing is guessed, links that are signed do not leak, no page of others shows ours."""
 
 
 class Api:
@@ -74,6 +80,8 @@ class Api:
             except Exception as error:  # noqa: BLE001 - each gets its answer, whatever it is
                 response = error_response(request, error)
             status = response.status_code
+            names = {name for name, _ in response.raw_headers}
+            response.raw_headers += [header for header in _SECURITY_HEADERS if header[0] not in names]
             await response(scope, receive, send)
         finally:
             self._access.ended(scope, status, begun)

@@ -13,9 +13,9 @@ from safelight.api import fields, headers
 from safelight.api.body import UnsupportedContentType, body_chunks
 from safelight.api.multipart import FileInfo, Form, FormFile, MultipartLimits, read_form
 from safelight.api.services import Services
-from safelight.application.ports import ImageSink, Workspace
+from safelight.application.ports import ImageSink, PictureFetcher, RemotePicture, Workspace
 from safelight.base64_json import Lifted, LiftError, TextMembers, decode, lift
-from safelight.domain.errors import InvalidRequest
+from safelight.domain.errors import InvalidRequest, ProviderError
 from safelight.domain.ids import BlobKey, JobId, ProviderName
 from safelight.domain.image import ImageRequest, InputImage, Operation, ResponseFormat, Target
 
@@ -25,6 +25,7 @@ _PROMPTS = TextMembers(names=("prompt", "negative_prompt"), threshold=6 * fields
 """The longest prompt, with every character escaped."""
 _MOST_JSON_BYTES = 4 * 1024 * 1024
 _WRITE_BYTES = 64 * 1024
+_LONGEST_LINK = 8 * 1024
 _SHORT_BODY_BYTES = 256 * 1024
 _SHORT_LENGTH_DIGITS = 5
 """A body below 100,000 bytes holds no image worth lifting out of it."""
@@ -115,7 +116,7 @@ class Intake:
         return found[0] if found else None
 
     async def _generation(self) -> ImageRequest:
-        images = JsonImages(self.open_sink)
+        images = JsonImages(self.open_sink, self.services.fetcher)
         lifted = await self._json(images)
         images.placeholders = frozenset(lifted.values)
         values = json_object(lifted.json)
@@ -271,8 +272,10 @@ class _FormImage:
 class JsonImages:
     """Images inside a JSON body: those lifted out of it, and short ones that are still in it."""
 
-    def __init__(self, open_sink: Callable[[], ImageSink]) -> None:
+    def __init__(self, open_sink: Callable[[], ImageSink], fetcher: PictureFetcher | None = None) -> None:
+        """Without a `fetcher` no links are taken."""
         self._open_sink = open_sink
+        self._fetcher = fetcher
         self._lifted: dict[str, _FormImage] = {}
         self.placeholders: frozenset[str] = frozenset()
         """What stands for long values, images or not; known once the body has been read."""
@@ -290,7 +293,7 @@ class JsonImages:
             raise InvalidRequest(message, param=name)
 
     async def inputs(self, value: Any) -> tuple[InputImage, ...]:
-        """Read `input_images`: base64 or data URLs."""
+        """Read `input_images`: base64, data URLs or https links."""
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -300,13 +303,28 @@ class JsonImages:
         return tuple([await self._input(f"input_images[{index}]", text) for index, text in enumerate(value)])
 
     async def _input(self, name: str, text: str) -> InputImage:
+        if text.startswith(("http://", "https://")):
+            return await self._behind_link(name, text)
         image = self._lifted.get(text) or await self._store(name, text)
         return image.input_image(name, "")
 
+    async def _behind_link(self, name: str, url: str) -> InputImage:
+        """Fetch an image now, through the address guard: what is behind a link may change."""
+        if self._fetcher is None or len(url) > _LONGEST_LINK:
+            raise InvalidRequest(f"{name}: send the image as base64 or a data URL, not as a link", param=name)
+        sink = self._open_sink()
+        try:
+            await self._fetcher.fetch(RemotePicture(url=url), sink)
+        except ProviderError as error:
+            told = error.message.replace("the provider's picture link", "the link")
+            told = told.replace("the provider's picture", "the image").replace(
+                "the provider linked to", "the link leads to"
+            )
+            raise InvalidRequest(f"{name}: {told}", param=name) from error
+        return InputImage(image=sink.image)
+
     async def _store(self, name: str, text: str) -> _FormImage:
         """Put a short image, which is still in the JSON, where the lifted ones are."""
-        if text.startswith(("http://", "https://")):
-            raise InvalidRequest(f"{name}: links are not taken; send the image as base64 or a data URL", param=name)
         content = decode(text)
         if not content:
             raise InvalidRequest(f"{name} must be an image as base64 or a data URL", param=name)

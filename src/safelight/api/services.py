@@ -19,7 +19,7 @@ from safelight.application.estimate import Estimate
 from safelight.application.follow import Follow
 from safelight.application.overrides import Override
 from safelight.application.pace import Pace
-from safelight.application.ports import BlobStore, Provider, Workspace
+from safelight.application.ports import BlobStore, PictureFetcher, Provider, Workspace
 from safelight.application.queue_state import ReadQueue
 from safelight.application.read import Read
 from safelight.application.retry import Retry
@@ -73,6 +73,8 @@ class Services:
     links: Links
     limits: ApiLimits
     admin: AdminDoor
+    fetcher: PictureFetcher
+    """Fetches input images behind links."""
     callers: Callers
     administer: Administer
     override: Override

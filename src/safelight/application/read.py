@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from time import monotonic
 
 from safelight.application.ports import Bell, Clock, JobFilter, JobPage, JobStore, Queue
 from safelight.domain.caller import LINK_HOLDER, Caller
@@ -13,6 +14,14 @@ from safelight.domain.image import Operation, StoredImage
 from safelight.domain.job import Job, JobHistory, JobStatus
 
 _GONE = "job not found or expired"
+
+
+_GONE_AFTER_S = 0.01
+
+
+async def _gone_alike(began: float) -> None:
+    """Let what is not found take one time, whether it is not there, expired or somebody else's: nobody can tell which."""
+    await asyncio.sleep(began + _GONE_AFTER_S - monotonic())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +35,23 @@ class Read:
 
     async def job(self, job_id: JobId, caller: Caller, operation: Operation | None = None) -> Job:
         """Read a job that has not expired. Raises `NotFound`, `StorageError`."""
-        return self._shown(await self.store.get(job_id), caller, operation)
+        began = monotonic()
+        try:
+            return self._shown(await self.store.get(job_id), caller, operation)
+        except NotFound:
+            await _gone_alike(began)
+            raise
 
     async def history(self, job_id: JobId, caller: Caller, operation: Operation | None = None) -> JobHistory:
         """Read a job with its ledger. Raises as `job` does."""
-        history = await self.store.history(job_id)
-        if history is None:
-            raise NotFound(_GONE)
-        self._shown(history.job, caller, operation)
+        began = monotonic()
+        try:
+            history = await self.store.history(job_id)
+            self._shown(history.job if history else None, caller, operation)
+        except NotFound:
+            await _gone_alike(began)
+            raise
+        assert history is not None  # noqa: S101 - what is shown is there
         return history
 
     def _shown(self, job: Job | None, caller: Caller, operation: Operation | None) -> Job:
