@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import aiohttp
 
-START_S = 20
+START_S = 60
 END_S = 40
 POLL_S = 0.02
 TERMINAL = {"completed", "failed"}
