@@ -216,6 +216,9 @@ def test_lists_page_by_page(client: Safelight) -> None:
     ]
     listed = client.jobs.list(metadata={"shop": shop}, page_size=2, status="completed", model=SKETCH)
     assert [job.id for job in listed] == made[::-1]
+    today = datetime.now(UTC) - timedelta(hours=1)
+    assert len(list(client.jobs.list(metadata={"shop": shop}, created_after=today))) == 5
+    assert list(client.jobs.list(metadata={"shop": shop}, created_before=today)) == []
     assert list(client.jobs.list(metadata={"shop": shop}, status="failed")) == []
 
 
