@@ -41,7 +41,9 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed(own_client: Cl
     reply = await own_client.get(f"/v1/async/jobs/{job['id']}?wait=0.5")
     assert (reply.status, reply.json["status"]) == (202, "pending")
     assert (await lane(own_client, "builtin"))["pending"] == 1
-    assert (await lane(own_client, "builtin"))["oldest_pending_s"] > 0
+    waiting = await lane(own_client, "builtin")
+    assert waiting["oldest_pending_s"] > 0
+    assert [(each["priority"], each["count"]) for each in waiting["waiting"]] == [("interactive", 1)]
 
     assert (await own_client.ask("POST", "/api/providers/builtin/resume")).json["switch"] == "on"
     assert (await own_client.end("generations", job["id"]))["status"] == "completed"

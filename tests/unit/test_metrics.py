@@ -8,12 +8,12 @@ import pytest
 
 from safelight.adapters.metrics import JOB_SECONDS, Metrics
 from safelight.application.observer import Deaf, Exchange, Observers
-from safelight.application.queue_state import KeyUse, Lane, QueueState
+from safelight.application.queue_state import KeyUse, Lane, QueueState, Waiting
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ErrorClass, ProviderBusy
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import Operation, Target
-from safelight.domain.job import Attempt
+from safelight.domain.job import Attempt, Priority
 from safelight.domain.money import Charged
 from safelight.domain.outcome import settle
 from tests.doubles import ScriptedProvider
@@ -26,6 +26,10 @@ WHOSE = {"type": "image_generation", "provider": "paid", "model": "flux", "key":
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics({PAID: ScriptedProvider(specs=[SPEC]), SPARE: ScriptedProvider()})
+
+
+def waiting(count: int, oldest_s: float) -> dict[Priority, Waiting]:
+    return {Priority.INTERACTIVE: Waiting(count=count, oldest_s=oldest_s)}
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -96,9 +100,9 @@ async def test_the_queue_is_shown_as_it_is_when_asked(metrics: Metrics) -> None:
     full = QueueState(
         at=NOON,
         lanes={
-            PAID: Lane(pending=7, processing=2, oldest_pending_s=12.5, slots=64),
-            ProviderName("gone"): Lane(pending=1, oldest_pending_s=3.0),
-            ProviderName("gone-too"): Lane(pending=2, oldest_pending_s=1.0),
+            PAID: Lane(waiting=waiting(7, 12.5), processing=2, slots=64),
+            ProviderName("gone"): Lane(waiting=waiting(1, 3.0)),
+            ProviderName("gone-too"): Lane(waiting=waiting(2, 1.0)),
         },
         open_breakers={FLUX: later(5)},
         keys=[

@@ -75,6 +75,10 @@ def _lane(services: Services, state: QueueState, name: ProviderName) -> Mapping[
         "pending": lane.pending,
         "processing": lane.processing,
         "oldest_pending_s": lane.oldest_pending_s,
+        "waiting": [
+            {"priority": priority.value, "count": waiting.count, "oldest_s": waiting.oldest_s}
+            for priority, waiting in sorted(lane.waiting.items())
+        ],
         "slots": lane.slots,
         "left_alone": [
             {"model": target.model, "until": timestamp(until)}

@@ -1,7 +1,7 @@
 """What waits, what runs, and what is left alone: for the console, `/api/queue` and the metrics, which therefore agree."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -9,15 +9,16 @@ from safelight.application.advance import Advance
 from safelight.application.ports import Clock
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import Target
-from safelight.domain.job import JobStatus
+from safelight.domain.job import JobStatus, Priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenJobs:
-    """Jobs of one lane in one state. `oldest` is when the first of them was submitted."""
+    """Jobs of one lane, state and priority. `oldest` is when the first of them was submitted."""
 
     lane: ProviderName
     status: JobStatus
+    priority: Priority
     count: int
     oldest: datetime
 
@@ -41,14 +42,31 @@ class OpenCounts(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Jobs that have not started."""
+
+    count: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
     """The jobs of one provider that have not ended."""
 
-    pending: int = 0
+    waiting: Mapping[Priority, Waiting] = field(default_factory=dict)
     processing: int = 0
-    oldest_pending_s: float | None = None
     slots: int | None = None
     """How many may be at work there at a time, in each process; `None` where the provider is not configured."""
+
+    @property
+    def pending(self) -> int:
+        """How many have not started."""
+        return sum(waiting.count for waiting in self.waiting.values())
+
+    @property
+    def oldest_pending_s(self) -> float | None:
+        """Age of the oldest of them."""
+        return max((waiting.oldest_s for waiting in self.waiting.values()), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +138,9 @@ class ReadQueue:
 
 def _with(lane: Lane, found: OpenJobs, now: datetime) -> Lane:
     if found.status is JobStatus.PROCESSING:
-        return replace(lane, processing=found.count)
-    return replace(lane, pending=found.count, oldest_pending_s=_age_s(found.oldest, now))
+        return replace(lane, processing=lane.processing + found.count)
+    waiting = Waiting(count=found.count, oldest_s=_age_s(found.oldest, now))
+    return replace(lane, waiting={**lane.waiting, found.priority: waiting})
 
 
 def _age_s(since: datetime, now: datetime) -> float:

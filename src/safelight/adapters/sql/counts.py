@@ -4,9 +4,12 @@ from safelight.adapters.sql.database import Database, Transaction
 from safelight.adapters.sql.rows import from_micros
 from safelight.application.queue_state import Open, OpenJobs
 from safelight.domain.ids import ProviderName
-from safelight.domain.job import JobStatus
+from safelight.domain.job import JobStatus, Priority
 
-_JOBS = "SELECT lane, status, count(*), min(created_at) FROM jobs WHERE due_at IS NOT NULL GROUP BY lane, status"
+_JOBS = (
+    "SELECT lane, status, priority, count(*), min(created_at) FROM jobs WHERE due_at IS NOT NULL"
+    " GROUP BY lane, status, priority"
+)
 _WEBHOOKS = "SELECT count(*), min(created_at) FROM webhook_deliveries WHERE due_at IS NOT NULL"
 # A job is held for by its key, its team and its customer alike: that is one amount, not three.
 _HELD = (
@@ -30,8 +33,14 @@ class SqlCounts:
             ((webhooks, oldest),) = await transaction.fetch(_WEBHOOKS)
             return Open(
                 jobs=[
-                    OpenJobs(lane=ProviderName(lane), status=JobStatus(status), count=count, oldest=from_micros(since))
-                    for lane, status, count, since in jobs
+                    OpenJobs(
+                        lane=ProviderName(lane),
+                        status=JobStatus(status),
+                        priority=Priority(priority),
+                        count=count,
+                        oldest=from_micros(since),
+                    )
+                    for lane, status, priority, count, since in jobs
                 ],
                 held_micros=held_micros,
                 webhooks=webhooks,

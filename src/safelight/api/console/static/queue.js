@@ -38,7 +38,7 @@ function row(lane, again) {
   return [
     h("strong", {}, lane.provider),
     h("span", { class: look }, word),
-    whole(lane.pending),
+    h("span", {}, whole(lane.pending), lane.waiting.length > 1 ? h("span", { class: "soft small" }, ` ${lane.waiting.map((each) => `${whole(each.count)} ${each.priority}, ${span(each.oldest_s)}`).join("; ")}`) : null),
     lane.oldest_pending_s === null ? "–" : span(lane.oldest_pending_s),
     whole(lane.processing),
     lane.slots === null ? "not in the settings" : h("span", {}, `${whole(lane.processing)} of ${whole(lane.slots)}`, meter),
