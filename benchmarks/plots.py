@@ -6,13 +6,13 @@ row, one bar for each column, the longest of a line as wide as the picture.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
 _PAGE = "benchmarks.md"
 _TABLE = re.compile(r"(?:^\|.*\|\n)+", re.MULTILINE)
-_NUMBER = re.compile(r"^\D{0,3}?(\d[\d,]*(?:\.\d+)?)")
+_NUMBER = re.compile(r"^\D{0,3}?(\d[\d,]*(?:\.\d+)?)\s*([^\s\d(;,]*)")
 _WIDTH, _LABEL, _BAR, _GAP, _MARGIN = 720, 250, 16, 10, 90
 _COLOURS = ("#a88d7c", "#e2562b", "#2c6f7d", "#93681a", "#7a4488", "#4d7037")
 
@@ -24,6 +24,7 @@ class Cell:
     column: str
     text: str
     value: float
+    unit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def _legend(columns: Sequence[str], y: int) -> str:
 
 
 def read(table: str) -> list[Line]:
-    """The rows that hold two numbers or more."""
+    """The rows that hold two numbers or more of one unit."""
     rows = [[_plain(cell) for cell in row.strip("|").split("|")] for row in table.strip().splitlines()]
     if len(rows) < 3:
         return []
@@ -91,12 +92,17 @@ def read(table: str) -> list[Line]:
         )
         for row in rows[2:]
     ]
+    lines = [replace(line, cells=[cell for cell in line.cells if cell.unit == line.cells[0].unit]) for line in lines]
     return [line for line in lines if len(line.cells) > 1]
 
 
 def _cell(column: str, text: str) -> Cell | None:
     found = _NUMBER.match(text)
-    return Cell(column=column, text=text, value=float(found[1].replace(",", ""))) if found and column else None
+    return (
+        Cell(column=column, text=text, value=float(found[1].replace(",", "")), unit=found[2])
+        if found and column
+        else None
+    )
 
 
 def _plain(cell: str) -> str:
