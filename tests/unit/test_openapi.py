@@ -352,7 +352,7 @@ def test_generation_may_say(more: dict[str, Any]) -> None:
         {"fallbacks": "openai/gpt-image-2"},
         {"fallbacks": ["a/b"] * 11},
         {"fallbacks": [{"provider": "openai"}]},
-        {"input_images": ["http://example.com/a.png"]},
+        {"input_images": ["https://example.com/a.png"]},
         {"input_images": ["file:///etc/passwd"]},
         {"input_images": ["iVBORw0KGgo="] * 17},
         {f"extra{index}": 1 for index in range(999)},

@@ -20,7 +20,10 @@ FIND_SECRET = "SELECT key_id, digest, ending, created_at, valid_until FROM key_s
 SECRETS_OF = (
     "SELECT key_id, digest, ending, created_at, valid_until FROM key_secrets WHERE key_id = $1 ORDER BY created_at DESC"
 )
-PUT_SECRET = "INSERT INTO key_secrets (digest, key_id, ending, created_at, valid_until) VALUES ($1, $2, $3, $4, $5)"  # noqa: S105 - as above
+PUT_KEY_READING = (
+    "INSERT INTO key_secrets (digest, key_id, ending, created_at, valid_until) VALUES ($1, $2, $3, $4, $5)"
+    " ON CONFLICT (digest) DO UPDATE SET valid_until = excluded.valid_until WHERE key_secrets.key_id = excluded.key_id"
+)
 RETIRE_SECRETS = (
     "UPDATE key_secrets SET valid_until = $2 WHERE key_id = $1 AND (valid_until IS NULL OR valid_until > $2)"
 )
@@ -218,12 +221,11 @@ async def _stored(transaction: Transaction, row: Row) -> StoredHolder:
 
 
 async def _put_secret(transaction: Transaction, key_id: str, secret: KeySecret) -> None:
-    if await transaction.fetch_one(FIND_SECRET, secret.digest) is not None:
-        raise Conflict("another virtual key reads just like this one")
+    """Write a reading; another process may have just written the same one of the same key."""
     valid_until = None if secret.valid_until is None else to_micros(secret.valid_until)
-    await transaction.execute(
-        PUT_SECRET, secret.digest, key_id, secret.ending, to_micros(secret.created_at), valid_until
-    )
+    values = (secret.digest, key_id, secret.ending, to_micros(secret.created_at), valid_until)
+    if await transaction.execute(PUT_KEY_READING, *values) == 0:
+        raise Conflict("another virtual key reads just like this one")
 
 
 async def note(transaction: Transaction, change: Change) -> None:
