@@ -18,7 +18,7 @@ from safelight.domain.capability import Life, ModelSpec
 from safelight.domain.errors import ConfigurationError
 from safelight.domain.ids import ProviderName
 from safelight.domain.price import ImagePrice, Price
-from safelight.server import reload_keys
+from safelight.server import listen, reload_keys
 from safelight.wiring import Gateway, open_gateway, open_providers, operator_prices, warn_of_endings
 from tests.doubles import ScriptedProvider
 from tests.making import PAID
@@ -184,3 +184,10 @@ def test_secrets_come_from_their_usual_variables_unless_the_file_says_more(
     assert auth.encryption_keys == ("first of two long keys", "77aa staple of the usual kind")
     assert settings(tmp_path, "").auth.encryption_keys == ("77aa staple of the usual kind",)
     assert "battery" not in repr(auth)
+
+
+def test_beyond_loopback_it_listens_where_everybody_is_asked_for_a_key(tmp_path: Path) -> None:
+    server = "server: {host: 0.0.0.0, port: 0}"
+    with pytest.raises(ConfigurationError, match="nobody is asked for a key"):
+        listen(settings(tmp_path, server))
+    listen(settings(tmp_path, f"{server}\nauth: {{required: true}}")).close()

@@ -199,7 +199,7 @@ def address(settings: Settings, *, in_use: bool) -> Iterator[Check]:
         yield Check(
             name="address", mark=Mark.OK, finding=f"{name} is free" if where.port else f"{where.host}, a free port"
         )
-    if where.unprotected and not where.loopback:
+    if where.unprotected and not where.loopback and not settings.auth.required:
         finding = "whoever reaches the address can spend your money: nobody is asked for a key"
         yield Check(name="address", mark=Mark.WARN, finding=finding, remedy="see that only those reach it who may")
 
