@@ -572,6 +572,8 @@ class Advance:
         ending = settle(job, history.attempts, error=error, now=self.clock.now())
         tries = len(history.attempts)
         ended = without_pictures(attempt) if attempt and cancelled else attempt
+        if cancelled:  # nobody will be shown them, whatever comes between this and the commit
+            await drop_images(self.blobs, made(history.run))
         try:
             await self._surely(lambda: self.store.finish(job.id, ending, tries=tries, attempt=ended))
         except Superseded:
@@ -580,8 +582,6 @@ class Advance:
                 raise
             await self._finish(replace(history, job=now), error=error, attempt=attempt)
             return
-        if cancelled:
-            await drop_images(self.blobs, made(history.run))
         begun = history.run[0].started_at if history.run else None
         self.observer.ended(replace(job, started_at=job.started_at or begun), ending)
         log.info("job_ended", job_id=job.id, status=ending.status.value, charged=ending.charged.value)
