@@ -14,7 +14,7 @@ from safelight.cli.faults import note
 from safelight.cli.tables import columns
 from safelight.domain.usage import Dimension
 
-_SUMS = ("jobs", "calls", "images", "cost_usd", "unpriced")
+_SUMS = ("jobs", "failed", "calls", "images", "seconds", "cost_usd", "unpriced")
 
 
 def usage(
@@ -51,4 +51,6 @@ def usage(
 def _cell(value: object, title: str) -> str:
     if title == "cost_usd":
         return f"${value:.4f}"
+    if title == "seconds":
+        return f"{value:.1f}"
     return "-" if value is None else str(value)
