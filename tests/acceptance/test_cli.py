@@ -360,7 +360,7 @@ def test_a_terminal_with_the_colours_shows_the_picture(running: Gateway, tmp_pat
 
 def test_jobs_are_listed_cancelled_run_again_and_deleted_at_an_address(running: Gateway, tmp_path: Path) -> None:
     where = ("--url", running.url)
-    with started("generate", PROMPT, *SMALL, "--model", "builtin/handle-2", *where, cwd=tmp_path) as process:
+    with started("generate", PROMPT, *SMALL, "--model", "builtin/handle-6", *where, cwd=tmp_path) as process:
         job_id = accepted(process)
         cancelled = safelight("jobs", "cancel", job_id, *where, cwd=tmp_path)
         assert cancelled.returncode == 0, cancelled.stderr
