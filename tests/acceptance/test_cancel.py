@@ -128,6 +128,7 @@ async def test_a_retry_is_the_consent_to_pay_twice(tmp_path: Path, box: OpenAICo
         assert (await gateway.result(job_id))["error"]["error"]["code"] == "outcome_unknown"
         async with gateway.session.post(f"{gateway.url}/v1/async/jobs/{job_id}/retry") as response:
             assert response.status == 202
+        await gateway.result(job_id)
         await gateway.restart()
         body = await gateway.result(job_id)
         assert (body["status"], body["meta"]["attempts"], box.submissions) == ("completed", 2, 2)
