@@ -77,17 +77,11 @@ there. A secret that has changed signs beside the former one for a day.
 _OPTIONS = """\
 Some types take further members in their entry. [providers.md](providers.md) says what they mean.
 """
-_LATER = """\
-Names that are kept for a later release. Nothing acts on them yet.
-"""
-_COMES_LATER = "Comes with a later release."
 
 
 def page() -> str:
     """Write the page."""
-    described = describe()
-    later = [row for row in described if row[2].startswith(_COMES_LATER)]
-    rows = [row for row in described if row not in later]
+    rows = describe()
     entry = [row for row in rows if row[0].startswith("providers.NAME.")]
     webhooks = [row for row in rows if row[0].startswith("webhooks[].")]
     sections = [name for name in _sections(rows) if name not in {"providers", "webhooks[]"}]
@@ -99,9 +93,6 @@ def page() -> str:
     parts.append(_section("providers.NAME", entry, _ENTRY))
     parts.append(_section("webhooks", webhooks, _WEBHOOKS))
     parts.append(f"## Options of single types\n\n{_OPTIONS}\n{_table(('type', 'option', 'default'), _options())}")
-    parts.append(
-        f"## Later\n\n{_LATER}\n{_table(('setting', 'default'), ((_code(row[0]), _code(row[1])) for row in later))}"
-    )
     return "\n".join(parts)
 
 

@@ -43,7 +43,6 @@ _OTHER_VARIABLES = (
     "SAFELIGHT_WEBHOOK_SECRET",
     *_USUAL_SECRETS.values(),
 )
-_NOT_YET: Any = Field(default=None, description="Comes with a later release.")
 
 PeriodText = Annotated[str, AfterValidator(lambda text: Period(text=text).text)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
