@@ -35,8 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(240))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not of the whole session: Playwright keeps an event loop running, beside which no other test could run its own."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.fail("these tests drive Chromium, which is not installed: make browser")
