@@ -673,6 +673,9 @@ async def test_request_id_cannot_split_the_answer(served: ServedGateway, value: 
             "x-request-id",
             "content-length",
             "content-type",
+            "referrer-policy",
+            "x-content-type-options",
+            "x-frame-options",
         }
         assert reply.headers["x-request-id"] == reply.json["request_id"]
         assert reply.headers["x-request-id"].isascii()
