@@ -1,7 +1,6 @@
 """Images on their way: type and size are read from the bytes themselves while they stream to the blob store."""
 
 import hashlib
-import secrets
 import struct
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,6 +9,7 @@ from safelight.application.ports import BlobStore, BlobWriter, Clock
 from safelight.domain.errors import InvalidRequest
 from safelight.domain.ids import BlobKey, JobId, blob_key
 from safelight.domain.image import Dimensions, StoredImage
+from safelight.randomness import random_bytes
 
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
@@ -192,7 +192,7 @@ class JobWorkspace:
 
     def open_sink(self) -> StoringSink:
         """Begin an image under a random name."""
-        key = blob_key(self._clock.now(), self._job_id, secrets.token_hex(8))
+        key = blob_key(self._clock.now(), self._job_id, random_bytes(8).hex())
         self.keys.append(key)
         probe = ImageProbe(max_pixels=self._max_pixels)
         return StoringSink(self._blobs.writer(key, patient=self._paid), key, probe, max_bytes=self._max_bytes)

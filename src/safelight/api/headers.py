@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from uuid import uuid4
 
 from starlette.datastructures import Headers, QueryParams
 
 from safelight.domain.errors import InvalidRequest
+from safelight.randomness import random_uuid
 
 _TTL = re.compile(r"[0-9]+")
 _MOST_TTL_DIGITS = 12
@@ -57,7 +57,7 @@ def result_ttl_s(headers: Headers, *, default: int, maximum: int) -> int:
 def request_id(headers: Headers) -> str:
     """The caller's own name of the request, or a new one."""
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid4())
+    return given if _REQUEST_ID.fullmatch(given) else random_uuid()
 
 
 def is_true(headers: Headers, name: str) -> bool:

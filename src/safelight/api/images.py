@@ -1,6 +1,5 @@
 """The image routes: submit, and the OpenAI routes that await the same job."""
 
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -27,6 +26,7 @@ from safelight.domain.errors import PolicyRefusal, RequestError, StorageError
 from safelight.domain.ids import new_job_id
 from safelight.domain.image import Operation
 from safelight.log_context import current_job, current_trace
+from safelight.randomness import random_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +95,7 @@ async def _accept(request: Request, operation: Operation, *, passes_extra: bool)
         request=request,
         services=services,
         operation=operation,
-        job_id=new_job_id(services.read.clock.now(), secrets.token_bytes(10)),
+        job_id=new_job_id(services.read.clock.now(), random_bytes(10)),
         passes_extra=passes_extra,
     )
     current_job.set(intake.job_id)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -22,6 +21,7 @@ from safelight.domain.ids import BatchId, JobId, ProviderName, new_job_id
 from safelight.domain.job import BatchLine, Job, JobHistory, Priority
 from safelight.domain.ledger import NO_TERMS, Terms
 from safelight.domain.refusal import as_job_error
+from safelight.randomness import random_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -268,7 +268,7 @@ class Feed:
     def _job(self, batch: Batch, entry: BatchEntry, number: int) -> Job:
         now = self.clock.now()
         return Job(
-            id=new_job_id(now, secrets.token_bytes(10)),
+            id=new_job_id(now, random_bytes(10)),
             request_id=batch.request_id,
             request=entry.request,
             created_at=now,
