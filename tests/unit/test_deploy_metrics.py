@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from safelight.adapters.metrics import Metrics
+from safelight.adapters.tally import Counter, Histogram
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "safelight.json"
@@ -26,7 +27,10 @@ def exported() -> dict[str, set[str]]:
     """Every sample name that the program can export, with its labels."""
     found: dict[str, set[str]] = {}
     for collector, names in Metrics({}).registry._collector_to_names.items():
-        found |= {name: set(getattr(collector, "_labelnames", ())) for name in names}
+        labels = (
+            collector.labels if isinstance(collector, Counter | Histogram) else getattr(collector, "_labelnames", ())
+        )
+        found |= {name: set(labels) for name in names}
     return found
 
 

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Info, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
+from safelight.adapters.tally import Counter, Histogram
 from safelight.application.observer import Deaf, Exchange, Told
 from safelight.application.ports import Provider
 from safelight.application.queue_state import QueueState
@@ -38,7 +39,6 @@ class Metrics(Deaf):
         self.registry = CollectorRegistry()
         self._providers = providers
         self._keys: set[str] = set()
-        self._children: dict[tuple[object, ...], Histogram] = {}
         self._make_job_metrics()
         self._make_upstream_metrics()
         self._make_queue_metrics()
@@ -103,13 +103,13 @@ class Metrics(Deaf):
         self._lag = self._histogram("event_loop_lag_seconds", "How late the event loop wakes.", _QUICK_SECONDS)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"safelight_{name}", text, labels, registry=self.registry)
+        return Counter(self.registry, f"safelight_{name}", text, labels)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"safelight_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"safelight_{name}", text, labels, buckets=buckets, registry=self.registry)
+        return Histogram(self.registry, f"safelight_{name}", text, labels, buckets)
 
     # Labels
 
@@ -136,19 +136,17 @@ class Metrics(Deaf):
     def submitted(self, job: Job) -> None:
         """See `Observer.submitted`."""
         target = job.request.target
-        self._submitted.labels(
-            job.operation.value, self._provider(target.provider), self._model(target), self._key(job)
-        ).inc()
+        self._submitted.inc(job.operation.value, self._provider(target.provider), self._model(target), self._key(job))
 
     def attempt_started(self, job: Job, attempt: Attempt, *, after: Attempt | None) -> None:
         """See `Observer.attempt_started`."""
         provider = self._provider(attempt.target.provider)
         if after is None:
-            self._waited.labels(provider).observe((attempt.started_at - job.created_at).total_seconds())
+            self._waited.observe((attempt.started_at - job.created_at).total_seconds(), provider)
         elif after.target != attempt.target:
-            self._fallbacks.labels(provider).inc()
+            self._fallbacks.inc(provider)
         elif after.error is not None:
-            self._retries.labels(provider).inc()
+            self._retries.inc(provider)
 
     @contextmanager
     def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Iterator[Told]:
@@ -158,9 +156,9 @@ class Metrics(Deaf):
         begun = time.perf_counter()
 
         def tell(error: ProviderError | None) -> None:
-            self._calls.labels(*labels).observe(time.perf_counter() - begun)
+            self._calls.observe(time.perf_counter() - begun, *labels)
             if error is not None:
-                self._errors.labels(*labels, error.error_class.value).inc()
+                self._errors.inc(*labels, error.error_class.value)
 
         yield tell
 
@@ -168,52 +166,45 @@ class Metrics(Deaf):
         """See `Observer.attempt_ended`."""
         del job
         provider, model = self._provider(attempt.target.provider), self._model(attempt.target)
-        self._attempts.labels(provider, model, attempt.state.value).inc()
+        self._attempts.inc(provider, model, attempt.state.value)
         if attempt.production is not None:
-            self._pictures.labels(provider, model).inc(len(attempt.production.outputs))
+            self._pictures.inc(provider, model, by=len(attempt.production.outputs))
 
     def ended(self, job: Job, ending: Ending) -> None:
         """See `Observer.ended`."""
         target = ending.result.target if ending.result is not None else job.request.target
         provider, model, key = self._provider(target.provider), self._model(target), self._key(job)
         status, kind = ending.status.value, job.operation.value
-        self._ended.labels(status, kind, provider, model, key).inc()
+        self._ended.inc(status, kind, provider, model, key)
         begun = job.started_at or job.created_at
-        self._ran.labels(provider, kind, status).observe(max(0.0, (ending.completed_at - begun).total_seconds()))
+        self._ran.observe(max(0.0, (ending.completed_at - begun).total_seconds()), provider, kind, status)
         cost = (ending.cost_micros or 0) - (
             job.cost_micros or 0
         )  # a job that is run again has its earlier cost already
         if cost > 0:
-            self._cost.labels(provider, model, key).inc(cost / MICROS_PER_UNIT)
+            self._cost.inc(provider, model, key, by=cost / MICROS_PER_UNIT)
         if ending.charged is Charged.UNKNOWN:
-            self._in_doubt.labels(provider).inc()
+            self._in_doubt.inc(provider)
 
     def delivered(self, delivery: Delivery, outcome: Outcome, at: datetime) -> None:
         """See `Observer.delivered`."""
-        self._deliveries.labels(outcome.value).inc()
+        self._deliveries.inc(outcome.value)
         if outcome is Outcome.DELIVERED:
             self._delivered.observe(max(0.0, (at - delivery.created_at).total_seconds()))
 
     # What is heard of the rest
 
-    def _child(self, histogram: Histogram, *labels: str) -> Histogram:
-        """As `labels` gives it, without its checks and its lock: these are asked for with every request."""
-        key = (histogram, *labels)
-        if (child := self._children.get(key)) is None:
-            child = self._children[key] = histogram.labels(*labels)
-        return child
-
     def served(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered. `route` is a template, not a path."""
-        self._child(self._requests, route, method, f"{status // 100}xx").observe(seconds)
+        self._requests.observe(seconds, route, method, f"{status // 100}xx")
 
     def stored(self, work: str, seconds: float) -> None:
         """The database did some work."""
-        self._child(self._store, work).observe(seconds)
+        self._store.observe(seconds, work)
 
     def blob(self, work: str, seconds: float) -> None:
         """The blob store did some work."""
-        self._child(self._blob, work).observe(seconds)
+        self._blob.observe(seconds, work)
 
     async def watch_the_loop(self) -> None:
         """Measure for ever how late the event loop wakes: what it is asked to do next waits as long."""
