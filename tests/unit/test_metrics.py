@@ -1,5 +1,6 @@
 """What is counted, and under which labels."""
 
+from asyncio import CancelledError
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from safelight.adapters.metrics import JOB_SECONDS, Metrics
-from safelight.application.observer import Deaf, Exchange, Observers
+from safelight.application.observer import Deaf, Exchange, Observers, Told
 from safelight.application.queue_state import KeyUse, Lane, QueueState, Waiting
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import ErrorClass, ProviderBusy
@@ -42,8 +43,8 @@ def test_a_job_is_followed_from_submit_to_end(metrics: Metrics) -> None:
     metrics.submitted(new)
     metrics.attempt_started(new, started(started_at=later(1)), after=None)
     metrics.attempt_started(new, attempt, after=failed())
-    with metrics.exchange(new, attempt, Exchange.START) as tell:
-        tell(None)
+    metrics.exchange(new, attempt, Exchange.START)(None)
+    metrics.exchange(new, attempt, Exchange.START)(CancelledError())
     metrics.attempt_ended(new, attempt)
     metrics.ended(replace(new, started_at=later(1)), settle(new, (attempt,), error=None, now=later(9)))
 
@@ -68,8 +69,7 @@ def test_a_job_that_is_run_again_is_not_booked_twice(metrics: Metrics) -> None:
 
 def test_failures_are_counted_by_class_and_fallbacks_by_where_they_go(metrics: Metrics) -> None:
     new, other = job(), started(2, target=OTHER, route=1)
-    with metrics.exchange(new, started(), Exchange.POLL) as tell:
-        tell(ProviderBusy("wait", status=429))
+    metrics.exchange(new, started(), Exchange.POLL)(ProviderBusy("wait", status=429))
     metrics.attempt_started(new, other, after=failed())
     unknown = failed(error_class=ErrorClass.UNCERTAIN, charged=Charged.UNKNOWN)
     metrics.ended(new, settle(new, (unknown,), error=unknown.error, now=NOON))
@@ -146,8 +146,10 @@ def test_several_observers_hear_the_same() -> None:
         def attempt_ended(self, job: Any, attempt: Attempt) -> None:
             heard.append((job.id, attempt.number))
 
-    with Observers([Notes(), Notes()]).exchange(job(), started(), Exchange.START) as tell:
-        tell(None)
-    of = job()
-    Observers([Notes(), Notes()]).attempt_ended(of, started(3))
-    assert heard == [(of.id, 3)] * 2
+        def exchange(self, job: Any, attempt: Attempt, exchange: Exchange) -> Told:
+            return lambda error: heard.append((job.id, attempt.number, exchange, error))
+
+    of, all_of_them = job(), Observers([Notes(), Deaf(), Notes()])
+    all_of_them.attempt_ended(of, started(3))
+    all_of_them.exchange(of, started(4), Exchange.START)(None)
+    assert heard == [(of.id, 3)] * 2 + [(of.id, 4, Exchange.START, None)] * 2

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 
@@ -148,19 +147,19 @@ class Metrics(Deaf):
         elif after.error is not None:
             self._retries.inc(provider)
 
-    @contextmanager
-    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Iterator[Told]:
-        """See `Observer.exchange`."""
+    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Told:
+        """See `Observer.exchange`. One that is cut off says nothing of the provider, and is not counted."""
         del job
         labels = (self._provider(attempt.target.provider), self._model(attempt.target), exchange.value)
         begun = time.perf_counter()
 
-        def tell(error: ProviderError | None) -> None:
-            self._calls.observe(time.perf_counter() - begun, *labels)
-            if error is not None:
+        def tell(error: BaseException | None) -> None:
+            if error is None or isinstance(error, ProviderError):
+                self._calls.observe(time.perf_counter() - begun, *labels)
+            if isinstance(error, ProviderError):
                 self._errors.inc(*labels, error.error_class.value)
 
-        yield tell
+        return tell
 
     def attempt_ended(self, job: Job, attempt: Attempt) -> None:
         """See `Observer.attempt_ended`."""

@@ -91,8 +91,7 @@ class Traces(Deaf):
         if after is None:
             self._past("queue", job, job.created_at, attempt.started_at, {"safelight.lane": job.lane})
 
-    @contextmanager
-    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Iterator[Told]:
+    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Told:
         """See `Observer.exchange`. The provider gets the trace context with the call."""
         span = self._tracer.start_span(
             f"{_OPERATION} {attempt.target.model}",
@@ -102,16 +101,14 @@ class Traces(Deaf):
         )
         before = current_trace.set(_parent_of(span))
 
-        def tell(error: ProviderError | None) -> None:
-            if error is not None:
+        def tell(error: BaseException | None) -> None:
+            current_trace.reset(before)
+            if isinstance(error, ProviderError):
                 span.set_attribute("error.type", error.error_class.value)
                 span.set_status(StatusCode.ERROR, error.code)
-
-        try:
-            yield tell
-        finally:
-            current_trace.reset(before)
             span.end()
+
+        return tell
 
     def ended(self, job: Job, ending: Ending) -> None:
         """See `Observer.ended`."""

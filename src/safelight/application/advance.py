@@ -359,9 +359,13 @@ class Advance:
     async def _exchange(
         self, job: Job, attempt: Attempt, exchange: Exchange, answer: Awaitable[T]
     ) -> T | ProviderError:
-        with self.observer.exchange(job, attempt, exchange) as tell:
+        tell = self.observer.exchange(job, attempt, exchange)
+        try:
             outcome = await _guarded(answer)
-            tell(outcome if isinstance(outcome, ProviderError) else None)
+        except BaseException as cut_off:
+            tell(cut_off)
+            raise
+        tell(outcome if isinstance(outcome, ProviderError) else None)
         return outcome
 
     async def _accepted(self, job: Job, attempt: Attempt, accepted: Accepted) -> Again:

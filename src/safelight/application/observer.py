@@ -7,7 +7,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from safelight.domain.errors import ProviderError
 from safelight.domain.job import Attempt, Ending, Job
 from safelight.domain.webhook import Delivery, Outcome
 
@@ -20,8 +19,8 @@ class Exchange(StrEnum):
     CANCEL = "cancel"
 
 
-Told = Callable[[ProviderError | None], None]
-"""Takes how an exchange ended: with an error, or with an answer."""
+Told = Callable[[BaseException | None], None]
+"""Takes how an exchange ended: with an answer, which is `None` here, with a `ProviderError`, or cut off by something else."""
 
 
 class Observer(Protocol):
@@ -35,8 +34,8 @@ class Observer(Protocol):
         """An attempt is written down; `after` is the one before it."""
         ...
 
-    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> AbstractContextManager[Told]:
-        """A provider is called, as long as the context lasts."""
+    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Told:
+        """A provider is called, until what this gives is told how that ended; by the same task."""
         ...
 
     def attempt_ended(self, job: Job, attempt: Attempt) -> None:
@@ -56,7 +55,7 @@ class Observer(Protocol):
         ...
 
 
-def _forget(_: ProviderError | None) -> None: ...
+def _forget(_: BaseException | None) -> None: ...
 
 
 class Deaf:
@@ -68,10 +67,10 @@ class Deaf:
     def attempt_started(self, job: Job, attempt: Attempt, *, after: Attempt | None) -> None:
         """See `Observer.attempt_started`."""
 
-    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> AbstractContextManager[Told]:
+    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Told:
         """See `Observer.exchange`."""
         del job, attempt, exchange
-        return nullcontext(_forget)
+        return _forget
 
     def attempt_ended(self, job: Job, attempt: Attempt) -> None:
         """See `Observer.attempt_ended`."""
@@ -104,17 +103,15 @@ class Observers:
         for member in self.members:
             member.attempt_started(job, attempt, after=after)
 
-    @contextmanager
-    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Iterator[Told]:
+    def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Told:
         """See `Observer.exchange`."""
-        with ExitStack() as stack:
-            told = [stack.enter_context(member.exchange(job, attempt, exchange)) for member in self.members]
+        told = [member.exchange(job, attempt, exchange) for member in self.members]
 
-            def tell(error: ProviderError | None) -> None:
-                for each in told:
-                    each(error)
+        def tell(error: BaseException | None) -> None:
+            for each in told:
+                each(error)
 
-            yield tell
+        return tell
 
     def attempt_ended(self, job: Job, attempt: Attempt) -> None:
         """See `Observer.attempt_ended`."""
