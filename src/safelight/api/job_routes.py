@@ -12,6 +12,7 @@ from safelight.api.details import Detail, wanted_details
 from safelight.api.errors import json_response
 from safelight.api.identity import caller_of
 from safelight.api.jobs import PATHS, JobRenderer, location, running
+from safelight.api.links import used_address
 from safelight.api.services import Services, services_of
 from safelight.application.cancel import Only
 from safelight.domain.errors import InvalidRequest, NotFound
@@ -116,7 +117,7 @@ def renderer(request: Request) -> JobRenderer:
         blobs=services.blobs,
         links=services.links,
         providers=services.providers,
-        base_url=lambda: str(request.base_url),
+        base_url=lambda: used_address(request),
     )
 
 

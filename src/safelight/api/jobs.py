@@ -104,10 +104,9 @@ class JobRenderer:
 
     def _envelope(self, job: Job, inserts: "_Inserts | None") -> dict[str, Any]:
         assert job.completed_at is not None  # noqa: S101 - it has ended
-        assert job.expires_at is not None  # noqa: S101 - as above
         body = _identity(job)
         body["completed_at"] = timestamp(job.completed_at)
-        body["expires_at"] = timestamp(job.expires_at)
+        body["expires_at"] = timestamp(_expiry(job))
         body["status_code"] = job.status_code
         if job.result is not None:
             body["result"] = self._result(job, job.result, inserts)
@@ -149,8 +148,7 @@ class JobRenderer:
         if inserts is not None:
             body["b64_json"] = inserts.add(output)
         else:
-            assert job.expires_at is not None  # noqa: S101 - there are pictures, so it has ended
-            body["url"] = self.links.url(output.image, expires_at=job.expires_at, base_url=self.base_url())
+            body["url"] = self.link(output.image, expires_at=_expiry(job))
         if output.revised_prompt is not None:
             body["revised_prompt"] = output.revised_prompt
         return body
@@ -206,6 +204,12 @@ async def stored_bytes(
         raise StorageError(f"an image of a job is missing: {blob}") from error
 
 
+def _expiry(job: Job) -> datetime:
+    expires_at = job.expires_at
+    assert expires_at is not None  # noqa: S101 - it has ended
+    return expires_at
+
+
 async def _joined(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     while begun:
         yield begun.pop(0)
@@ -218,7 +222,7 @@ def _origin(job: Job) -> dict[str, Any]:
     asked = job.request.target
     used = job.result.target if job.result is not None else None
     origin = {
-        "request_type": job.operation.value,
+        "request_type": job.operation,
         "provider": used.provider if used else job.lane,
         "model_requested": asked.model,
         "original_model_requested": asked.model,
@@ -246,14 +250,14 @@ def _identity(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
         "request_id": job.request_id,
-        "status": job.status.value,
+        "status": job.status,
         "created_at": timestamp(job.created_at),
     }
 
 
 def _meta(job: Job) -> dict[str, Any]:
     meta: dict[str, Any] = {
-        "request_type": job.operation.value,
+        "request_type": job.operation,
         "model": str(job.request.target),
         "provider": job.result.target.provider if job.result is not None else job.lane,
         "attempts": job.attempts,
@@ -268,7 +272,7 @@ def _meta(job: Job) -> dict[str, Any]:
 def _finished_meta(job: Job) -> dict[str, Any]:
     meta = _meta(job)
     meta["cost_usd"] = None if job.cost_micros is None else job.cost_micros / MICROS_PER_UNIT
-    meta["charged"] = job.charged.value
+    meta["charged"] = job.charged
     if job.result is not None:
         meta["progress"] = 1
         if job.result.production.via is not None:

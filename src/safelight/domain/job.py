@@ -226,7 +226,8 @@ class Job:
 
     def expired(self, now: datetime) -> bool:
         """Whether its time is over."""
-        return self.expires_at is not None and now >= self.expires_at
+        expires_at = self.expires_at
+        return expires_at is not None and now >= expires_at
 
     def as_submitted(self) -> "Job":
         """Make it as it was when it was accepted."""
