@@ -5,8 +5,8 @@ Only where both are so is the outcome unknown. Nothing here waits, retries, or f
 """
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -159,7 +159,8 @@ class ProviderHttp:
         """POST what may cost money. Raises a `ProviderError`, or `StorageError` of the blobs."""
         sent = self._headers(call, body, headers)
         try:
-            async with self._opened(self._purchases, "POST", url, call, data=body.data, headers=sent) as response:
+            async with self._sent(self._purchases, "POST", url, data=body.data, headers=sent) as response:
+                await self._raise_refusal(response, call)
                 return await self._read_answer(response, call.workspace)
         except _WIRE_FAULTS as exc:
             _raise_of_purchase(exc, body)
@@ -173,7 +174,8 @@ class ProviderHttp:
         """
         sent = self._headers(call, body, headers)
         try:
-            async with self._opened(self._purchases, "POST", url, call, data=body.data, headers=sent) as response:
+            async with self._sent(self._purchases, "POST", url, data=body.data, headers=sent) as response:
+                await self._raise_refusal(response, call)
                 if response.content_type != "text/event-stream":
                     yield await self._read_answer(response, call.workspace)
                     return
@@ -195,7 +197,8 @@ class ProviderHttp:
         sent = self._headers(call, body, headers)
         data = body.data if body else None
         try:
-            async with self._opened(self._pooled, method, url, call, data=data, headers=sent) as response:
+            async with self._sent(self._pooled, method, url, data=data, headers=sent) as response:
+                await self._raise_refusal(response, call)
                 return await self._read_answer(response, call.workspace)
         except _WIRE_FAULTS as exc:
             _raise_if_ours(exc)
@@ -220,30 +223,22 @@ class ProviderHttp:
         refusal = Refusal(status=status, headers=answer.headers, body=answer.text, request_id=answer.request_id)
         return classify(refusal, self._dialect.errors, secret=call.key.value)
 
-    @asynccontextmanager
-    async def _opened(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        url: URL,
-        call: Call,
-        *,
-        data: object,
-        headers: Mapping[str, str],
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send, and wait for the head of a success; raises what a refusal means."""
-        async with session.request(
-            method, url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
-        ) as response:
-            if 200 <= response.status < 300:
-                yield response
-                return
-            refusal = Refusal(
-                status=response.status,
-                headers=response.headers,
-                body=await _read_beginning(response),
-                request_id=self._request_id(response),
-            )
+    def _sent(
+        self, session: aiohttp.ClientSession, method: str, url: URL, *, data: object, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send, and wait for the head of the answer."""
+        return session.request(method, url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False)
+
+    async def _raise_refusal(self, response: aiohttp.ClientResponse, call: Call) -> None:
+        """Raise what an answer means that is no success."""
+        if 200 <= response.status < 300:
+            return
+        refusal = Refusal(
+            status=response.status,
+            headers=response.headers,
+            body=await _read_beginning(response),
+            request_id=self._request_id(response),
+        )
         raise classify(refusal, self._dialect.errors, secret=call.key.value)
 
     def _headers(self, call: Call, body: Body | None, headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -289,8 +284,10 @@ class ProviderHttp:
         )
 
     def _request_id(self, response: aiohttp.ClientResponse) -> str | None:
-        found = (response.headers.get(name) for name in self._dialect.request_id_headers)
-        return next((value for value in found if value), None)
+        for name in self._dialect.request_id_headers:
+            if value := response.headers.get(name):
+                return value
+        return None
 
 
 async def _read_beginning(response: aiohttp.ClientResponse) -> bytes:
