@@ -102,11 +102,14 @@ def _parts(request: ImageRequest, one: str, many: str, mask: HeldPart | None) ->
         yield Part.of("mask", request.mask.image, "mask")
 
 
-async def finished(answer: Answer, *, base_url: URL, via: str | None = None) -> Finished:
-    """Read an answer; raises `ProviderProtocolError` when no picture can be had from it."""
+async def finished(answer: Answer, *, base_url: URL, via: str | None = None, prompt: str | None = None) -> Finished:
+    """Read an answer; raises `ProviderProtocolError` when no picture can be had from it.
+
+    A revised prompt that is `prompt` itself was not revised, and is left out.
+    """
     images = answer.read(_Images)
     return Finished(
-        pictures=await _pictures(answer, images.data or [], base_url),
+        pictures=await _pictures(answer, images.data or [], base_url, prompt),
         model=answer.words(images.model),
         created=int(images.created) if isinstance(images.created, int | float) else None,
         usage=usage_of(images.usage),
@@ -118,22 +121,25 @@ async def finished(answer: Answer, *, base_url: URL, via: str | None = None) -> 
     )
 
 
-async def _pictures(answer: Answer, items: list[_Item], base_url: URL) -> tuple[StoredPicture | RemotePicture, ...]:
+async def _pictures(
+    answer: Answer, items: list[_Item], base_url: URL, prompt: str | None
+) -> tuple[StoredPicture | RemotePicture, ...]:
     """Take the pictures that can be read; raises `ProviderProtocolError` if there is none."""
     pictures = []
-    fault = answer.unreadable(f"the provider answered HTTP {answer.status} without a picture")
+    fault = None
     for item in items:
         try:
-            pictures.append(await _picture(answer, item, base_url))
+            pictures.append(await _picture(answer, item, base_url, prompt))
         except ProviderProtocolError as exc:
             fault = exc
     if not pictures:
-        raise fault
+        raise fault or answer.unreadable(f"the provider answered HTTP {answer.status} without a picture")
     return tuple(pictures)
 
 
-async def _picture(answer: Answer, item: _Item, base_url: URL) -> StoredPicture | RemotePicture:
-    revised_prompt = answer.words(item.revised_prompt)
+async def _picture(answer: Answer, item: _Item, base_url: URL, prompt: str | None) -> StoredPicture | RemotePicture:
+    said = answer.words(item.revised_prompt)
+    revised_prompt = None if said == prompt else said
     if item.b64_json:
         return await answer.picture(item.b64_json, revised_prompt=revised_prompt)
     if not item.url:

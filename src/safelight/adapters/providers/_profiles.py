@@ -131,8 +131,12 @@ class Profile:
     @property
     def max_n(self) -> int | None:
         """The most pictures of one call, whichever it is."""
-        routes = (self.generate, self.edit, self.inpaint, self.vary)
-        return min((route.max_n for route in routes if route is not None and route.max_n is not None), default=None)
+        return min((route.max_n for route in self.routes if route.max_n is not None), default=None)
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All calls that it has."""
+        return tuple(filter(None, (self.generate, self.edit, self.inpaint, self.vary)))
 
     def route(self, request: ImageRequest) -> Route | None:
         """Choose the call; `None` where the server has none for it."""

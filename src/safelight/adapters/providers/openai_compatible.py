@@ -22,7 +22,7 @@ from safelight.adapters.providers._inline import InlinePictures
 from safelight.adapters.providers._masks import white_changes
 from safelight.adapters.providers._openai_shape import edit_form, finished, prompt_of, via_of
 from safelight.adapters.providers._profiles import ANY, PROFILES, Profile, Route
-from safelight.application.ports import Call, Finished, RemotePicture, StoredPicture
+from safelight.application.ports import Call, Finished
 from safelight.domain.errors import ConfigurationError, UnsupportedFeature
 from safelight.domain.image import ImageRequest, Operation, StoredImage, Usage
 
@@ -55,6 +55,7 @@ class OpenAICompatible(BaseProvider):
         self._by_name = by_name(self._specs)
         self._profile = profile
         self._http = entry.http(Dialect(errors=profile.errors))
+        self._urls = {route.path: self._http.url(route.path) for route in profile.routes}
         self._response_format = _response_format(entry, profile)
 
     async def submit(self, call: Call) -> Finished:
@@ -69,7 +70,7 @@ class OpenAICompatible(BaseProvider):
         limit = self._limit(call, route)
         if limit is not None and call.n > limit:
             raise UnsupportedFeature(f"{self._profile.label} draws at most {limit} a call here", param="n")
-        answer = await self._http.buy(call, self._http.url(route.path), await self._body(call, route))
+        answer = await self._http.buy(call, self._urls[route.path], await self._body(call, route))
         return await self._finished(answer, call, route)
 
     def _limit(self, call: Call, route: Route) -> int | None:
@@ -121,9 +122,7 @@ class OpenAICompatible(BaseProvider):
 
     async def _finished(self, answer: Answer, call: Call, route: Route) -> Finished:
         via = None if route is self._profile.vary else via_of(call.request)
-        result = await finished(answer, base_url=self._http.base_url, via=via)
-        pictures = tuple(_told(picture, prompt_of(call.request)) for picture in result.pictures)
-        result = replace(result, pictures=pictures)
+        result = await finished(answer, base_url=self._http.base_url, via=via, prompt=prompt_of(call.request))
         said = answer.read(_Reported).usage if self._profile.cost_micros else None
         if self._profile.cost_micros is None or not isinstance(said, Mapping):
             return result
@@ -150,11 +149,6 @@ def _size(request: ImageRequest, route: Route, *, strict: bool) -> dict[str, Any
     if size is None or route.only_size:
         return {}
     return {"width": size.width, "height": size.height} if route.size == "sides" else {"size": str(size)}
-
-
-def _told(picture: StoredPicture | RemotePicture, prompt: str | None) -> StoredPicture | RemotePicture:
-    """Leave out a revised prompt that was not revised."""
-    return replace(picture, revised_prompt=None) if prompt and picture.revised_prompt == prompt else picture
 
 
 def _tokens(said: Mapping[str, Any]) -> Usage | None:
