@@ -1,9 +1,13 @@
 """Where log lines go, and how they look. Set up once, by the process that serves."""
 
+import asyncio
+import atexit
 import contextlib
 import logging
 import sys
-from typing import IO, Any, BinaryIO, Literal, TextIO, cast
+import threading
+from datetime import UTC, datetime
+from typing import IO, Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
@@ -25,15 +29,11 @@ def configure(*, style: Literal["auto", "console", "json"], level: str) -> None:
     """
     least = logging.getLevelNamesMapping()[level.upper()]
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
-    stamps: list[Processor] = [
-        add_context,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+    lines = _Lines(_Unfailing(sys.stderr.buffer))
     structlog.configure(
-        processors=[*stamps, *(_json() if as_json else _console(sys.stderr))],
+        processors=[add_context, structlog.processors.add_log_level, *(_json() if as_json else _console(sys.stderr))],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _Unfailing(sys.stderr.buffer)))
+        logger_factory=(lambda *_: lines)
         if as_json
         else structlog.WriteLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
@@ -72,19 +72,64 @@ class _Unfailing:
             self._stream.flush()
 
 
+class _Lines:
+    """Writes the lines of one turn of the event loop at once: each write lets other threads of the interpreter go first.
+
+    What warns does not wait, and takes along what does; nor does what other threads tell, or what is told before and
+    after the loop.
+    """
+
+    def __init__(self, stream: _Unfailing) -> None:
+        self._stream = stream
+        self._waiting: list[bytes] = []
+        self._lock = threading.RLock()  # what the garbage collector drops may have something to tell in between
+        atexit.register(self._flush)
+
+    def info(self, line: bytes) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.warning(line)
+            return
+        with self._lock:
+            if not self._waiting:
+                loop.call_soon(self._flush)
+            self._waiting.append(line)
+
+    def warning(self, line: bytes) -> None:
+        with self._lock:
+            self._waiting.append(line)
+            self._flush()
+
+    debug = info
+    error = critical = warning
+
+    def _flush(self) -> None:
+        with self._lock:
+            text = b"".join(self._waiting)
+            self._waiting.clear()
+            self._stream.write(text)
+            self._stream.flush()
+
+
 def _json() -> list[Processor]:
-    return [structlog.processors.format_exc_info, _to_json]
+    return [_stamp, structlog.processors.format_exc_info, _to_json]
+
+
+def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event["timestamp"] = datetime.now(UTC)
+    return event
 
 
 def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    return _encode(event)
+    return _encode(event) + b"\n"
 
 
 def _console(stream: TextIO) -> list[Processor]:
     renderer = structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
-    return [renderer]
+    return [structlog.processors.TimeStamper(fmt="iso", utc=True), renderer]
 
 
 class _Forwarder(logging.Handler):

@@ -22,6 +22,44 @@ except ZeroDivisionError:
     log.exception("crashed")
 """
 
+LOOP = """
+import asyncio, sys, threading
+import structlog
+from safelight import logs
+log = structlog.get_logger(__name__)
+logs.configure(style="json", level="debug")
+writes = []
+stream = logs._Unfailing
+def write(self, text, write=stream.write):
+    writes.append(text.count(b"\\n"))
+    write(self, text)
+stream.write = write
+async def main():
+    log.info("first")
+    log.debug("second")
+    assert writes == []
+    await asyncio.sleep(0)
+    assert writes == [2]
+    log.info("third")
+    log.warning("fourth")
+    assert writes == [2, 2]
+    thread = threading.Thread(target=log.info, args=("fifth",))
+    thread.start()
+    thread.join()
+    assert writes == [2, 2, 1]
+    log.info("last")
+    raise RuntimeError("the end")
+asyncio.run(main())
+"""
+
+
+def test_lines_of_one_turn_are_written_together_in_order_and_none_is_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", LOOP], capture_output=True, text=True, check=False)
+    told = done.stderr.splitlines()
+    assert [json.loads(line)["event"] for line in told[:6]] == ["first", "second", "third", "fourth", "fifth", "last"]
+    assert told[6].startswith("Traceback")
+    assert told[-1] == "RuntimeError: the end"
+
 
 def lines(style: str, level: str = "info") -> list[str]:
     done = subprocess.run([sys.executable, "-c", PROGRAM, style, level], capture_output=True, text=True, check=True)
