@@ -128,7 +128,9 @@ class Gateway:
 
     def limit_file_size(self, size_bytes: int) -> None:
         """From now on no file of it may grow past this: a full disk. -1 lifts it."""
-        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
+        children = [file.read_text() for file in Path(f"/proc/{self.process.pid}/task").glob("*/children")]
+        for pid in (self.process.pid, *map(int, " ".join(children).split())):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
 
     # As a client
 

@@ -3,8 +3,11 @@
 import asyncio
 import os
 import shutil
+import signal
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +16,9 @@ import obstore
 import pytest
 from obstore.store import LocalStore
 
-from safelight.adapters.blobs import cloud
+from safelight.adapters.blobs import cloud, disk
 from safelight.adapters.blobs.cloud import open_cloud
+from safelight.adapters.blobs.disk_process import Start, start_process
 from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.blobs.object_store import ObjectBlobStore
 from safelight.application.ports import BlobWriter
@@ -49,9 +53,9 @@ class Bucket(Protocol):
 
 
 class LocalBucket:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, start: Start = start_process) -> None:
         self.folder = folder / "blobs"
-        self.local = LocalBlobStore(self.folder)
+        self.local = LocalBlobStore(self.folder, start=start)
         self.store: ObjectBlobStore = self.local
 
     def contents(self) -> set[str]:
@@ -212,7 +216,12 @@ async def test_what_is_aborted_in_the_middle_of_a_write_leaves_nothing(bucket: B
 
 
 def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    """How many files and folders this process holds open."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists them
+            found += str(link.readlink()).startswith("/")
+    return found
 
 
 async def test_many_writers_at_once_do_not_mix(bucket: Bucket) -> None:
@@ -280,6 +289,13 @@ async def test_faults_are_storage_faults(bucket: Bucket) -> None:
 # The local folder alone: what survives a loss of power
 
 
+def start_thread(connection: socket.socket) -> Callable[[], object]:
+    """In the place of the process that writes files, so that its system calls can fail here."""
+    thread = threading.Thread(target=disk.serve, args=(connection,))
+    thread.start()
+    return thread.join
+
+
 class Syncs:
     """Which paths were forced to disk, in order, and what the disk answers."""
 
@@ -298,7 +314,7 @@ class Syncs:
 
 @pytest.fixture
 async def bare(tmp_path: Path) -> AsyncIterator[LocalBucket]:
-    bucket = LocalBucket(tmp_path)
+    bucket = LocalBucket(tmp_path, start_thread)
     yield bucket
     await bucket.local.close()
 
@@ -394,23 +410,23 @@ class FullDisk:
 async def test_what_is_paid_for_waits_until_the_disk_has_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    disk = FullDisk(monkeypatch, room=size // 3)
-    disk.empties_after = 3
-    store = LocalBlobStore(tmp_path, pause=disk.pause)
+    full = FullDisk(monkeypatch, room=size // 3)
+    full.empties_after = 3
+    store = LocalBlobStore(tmp_path, pause=full.pause, start=start_thread)
     writer = store.writer(to := key(), patient=True)
     for start in range(0, size, 65536):
         await writer.write(LARGE[start : min(size, start + 65536)])
     await writer.close()
     await store.close()
     assert (tmp_path / to).read_bytes() == LARGE[:size]
-    assert disk.pauses == [0.5, 1, 2]
+    assert full.pauses == [0.5, 1, 2]
 
 
 @pytest.mark.parametrize("size", [10, 500_000])
 async def test_patience_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     before = descriptors()
-    disk = FullDisk(monkeypatch, room=5)
-    store = LocalBlobStore(tmp_path, pause=disk.pause)
+    full = FullDisk(monkeypatch, room=5)
+    store = LocalBlobStore(tmp_path, pause=full.pause, start=start_thread)
     writer = store.writer(to := key(), patient=True)
 
     async def fill() -> None:
@@ -422,7 +438,7 @@ async def test_patience_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     await writer.abort()
     await store.close()
     assert not (tmp_path / to).exists()
-    assert (sum(disk.pauses), descriptors()) == (120.5, before)
+    assert (sum(full.pauses), descriptors()) == (120.5, before)
 
 
 async def test_a_file_whose_sync_failed_is_not_trusted_however_patient(bare: LocalBucket, syncs: Syncs) -> None:
@@ -432,6 +448,75 @@ async def test_a_file_whose_sync_failed_is_not_trusted_however_patient(bare: Loc
     with pytest.raises(StorageError):
         await writer.close()
     assert len(syncs.paths) == 1
+
+
+class Children:
+    """The processes that a store has started."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+
+    def start(self, connection: socket.socket) -> Callable[[], object]:
+        join = start_process(connection)
+        self.pids.append(join.__self__.pid)  # type: ignore[attr-defined]
+        return join
+
+
+async def test_a_process_that_died_fails_what_was_under_way_and_is_replaced(tmp_path: Path) -> None:
+    children = Children()
+    bucket = LocalBucket(tmp_path, children.start)
+    begun = bucket.store.writer(lost := key())
+    await begun.write(LARGE)
+    os.kill(children.pids[0], signal.SIGKILL)
+    with pytest.raises(StorageError):
+        await begun.close()
+    assert await get(bucket, await put(bucket, b"again")) == b"again"
+    with pytest.raises(NotFound):
+        await get(bucket, lost)
+    assert len(children.pids) == 2
+    await bucket.local.close()
+
+
+async def test_what_is_paid_for_outlives_the_process_that_writes_it(tmp_path: Path) -> None:
+    children = Children()
+    bucket = LocalBucket(tmp_path, children.start)
+    await put(bucket, b"first")
+    os.kill(children.pids[0], signal.SIGSTOP)
+    writer = bucket.store.writer(kept := key(), patient=True)
+    await writer.write(b"x")
+    closing = asyncio.ensure_future(writer.close())
+    await asyncio.sleep(0)
+    os.kill(children.pids[0], signal.SIGKILL)
+    await closing
+    assert await get(bucket, kept) == b"x"
+    await bucket.local.close()
+
+
+async def test_a_large_file_whose_process_died_is_not_gone_on_with(tmp_path: Path) -> None:
+    children = Children()
+    bucket = LocalBucket(tmp_path, children.start)
+    writer = bucket.store.writer(key(), patient=True)
+    await writer.write(LARGE)
+    os.kill(children.pids[0], signal.SIGKILL)
+    with pytest.raises(StorageError):
+        await writer.close()
+    assert bucket.contents() == set()
+    await bucket.local.close()
+
+
+async def test_the_process_ends_with_its_store_and_not_before(tmp_path: Path) -> None:
+    children = Children()
+    bucket = LocalBucket(tmp_path, children.start)
+    await put(bucket, b"x")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(children.pids[0], number)
+    await put(bucket, b"y")
+    await bucket.local.close()
+    assert len(children.pids) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(children.pids[0], 0)
+    with pytest.raises(StorageError):
+        await put(bucket, b"z")
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_fault(tmp_path: Path) -> None:

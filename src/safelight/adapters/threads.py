@@ -1,7 +1,7 @@
 """A thread that works for the event loop, many calls at a time.
 
 Calls that wait while one batch is being synced to disk share the next one: a durable write costs one sync for all of
-them, and one wake-up of the loop.
+them, one wake-up of the loop, and one of the thread for all that a turn of the loop asks for.
 """
 
 import asyncio
@@ -34,7 +34,9 @@ class BatchThread(Generic[Subject]):
         """`handle` gives an outcome for each function. Both callbacks run in the thread."""
         self._handle = handle
         self._at_end = at_end
-        self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._asked: list[_Call] = []
+        """Since the last hand-over."""
+        self._waiting: queue.SimpleQueue[list[_Call] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -46,28 +48,38 @@ class BatchThread(Generic[Subject]):
         """
         if self._closed:
             raise StorageError("the storage is closed")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.put((work, then, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if not self._asked:
+            loop.call_soon(self._hand_over)
+        self._asked.append((work, then, future))
         return await future
+
+    def _hand_over(self) -> None:
+        asked, self._asked = self._asked, []
+        if asked:
+            self._waiting.put(asked)
 
     async def close(self) -> None:
         """Finish what was asked for, and end the thread."""
         if not self._closed:
             self._closed = True
+            self._hand_over()
             self._waiting.put(None)
             await asyncio.to_thread(self._thread.join)
 
     def _serve(self) -> None:
         go_on = True
         while go_on:
-            batch = [self._waiting.get()]
+            asked = [self._waiting.get()]
             with contextlib.suppress(queue.Empty):
-                while len(batch) < _MOST_AT_ONCE:
-                    batch.append(self._waiting.get_nowait())
-            go_on = None not in batch
-            calls = [call for call in batch if call is not None]
-            if calls:
-                _answer(calls, self._outcomes([work for work, _, _ in calls]))
+                while True:
+                    asked.append(self._waiting.get_nowait())
+            go_on = None not in asked
+            calls = [call for turn in asked if turn is not None for call in turn]
+            for start in range(0, len(calls), _MOST_AT_ONCE):
+                batch = calls[start : start + _MOST_AT_ONCE]
+                _answer(batch, self._outcomes([work for work, _, _ in batch]))
         self._at_end()
 
     def _outcomes(self, batch: Sequence[Callable[[Subject], Any]]) -> Sequence[Outcome]:
