@@ -44,7 +44,7 @@ from safelight.api.service import probe_routes
 from safelight.api.services import ApiLimits, MetricsPage, Services
 from safelight.api.webhook_events import WebhookRenderer
 from safelight.application.administer import Administer
-from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.advance import Advance
 from safelight.application.backlog import Backlog
 from safelight.application.batch import Batches, Feed
 from safelight.application.callback import CallbackAddresses, TakeCallback
@@ -59,6 +59,7 @@ from safelight.application.observer import Observers
 from safelight.application.overrides import Override
 from safelight.application.pace import Pace
 from safelight.application.ports import Provider, ProviderKey
+from safelight.application.provider_entry import ProviderEntry
 from safelight.application.queue_state import ReadQueue
 from safelight.application.read import Read
 from safelight.application.report import Watchers

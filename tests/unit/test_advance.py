@@ -16,7 +16,7 @@ from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.images import JobWorkspace
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application import advance
-from safelight.application.advance import Advance, ProviderEntry
+from safelight.application.advance import Advance
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.ports import (
     Accepted,
@@ -29,6 +29,7 @@ from safelight.application.ports import (
     Running,
     StoredPicture,
 )
+from safelight.application.provider_entry import ProviderEntry
 from safelight.domain.breaker import BreakerPolicy
 from safelight.domain.capability import ModelSpec
 from safelight.domain.errors import (

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from safelight.adapters.sql.jobs import SqlJobStore
-from safelight.application.advance import ProviderEntry
 from safelight.application.callback import CallbackAddresses, TakeCallback
 from safelight.application.ports import Call
+from safelight.application.provider_entry import ProviderEntry
 from safelight.domain.errors import InvalidRequest, NotFound, Superseded
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.job import AttemptState, Job

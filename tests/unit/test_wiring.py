@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from safelight.adapters.providers._http import open_sessions
-from safelight.application.advance import ProviderEntry
+from safelight.application.provider_entry import ProviderEntry
 from safelight.config import Settings, load
 from safelight.domain.breaker import BreakerPolicy
 from safelight.domain.capability import Life, ModelSpec

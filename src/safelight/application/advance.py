@@ -10,7 +10,7 @@ from typing import TypeVar, assert_never
 
 import structlog
 
-from safelight.application.key_pool import KeyEntry, KeyPool
+from safelight.application.key_pool import KeyPool
 from safelight.application.observer import Deaf, Exchange, Observer
 from safelight.application.ports import (
     Accepted,
@@ -24,16 +24,16 @@ from safelight.application.ports import (
     JobStore,
     PictureFetcher,
     Provider,
-    ProviderKey,
     RemotePicture,
     Running,
     StoredPicture,
     Workspace,
 )
+from safelight.application.provider_entry import ProviderEntry
 from safelight.application.report import CallReport, Watchers
 from safelight.application.sweep import drop_images
 from safelight.domain.access import allows_key
-from safelight.domain.breaker import FAULTS, Breaker, BreakerPolicy
+from safelight.domain.breaker import FAULTS, Breaker
 from safelight.domain.capability import refuse_retired
 from safelight.domain.errors import (
     ErrorClass,
@@ -69,9 +69,8 @@ from safelight.domain.plan import (
     made_before,
     repeats,
 )
-from safelight.domain.price import Price, cost_micros
+from safelight.domain.price import cost_micros
 from safelight.domain.retry_budget import RetryBudget
-from safelight.domain.schedule import RetryPolicy
 from safelight.domain.switch import Switch
 from safelight.log_context import work_for
 
@@ -89,48 +88,6 @@ _PAUSED_S = (20.0, 40.0)
 """When to look again whether a provider is paused: not all of its jobs at once."""
 _MOST_BREAKERS = 10_000
 """Models are named by callers; what is remembered of them must not grow without end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderEntry:
-    """A provider as the settings describe it."""
-
-    provider: Provider
-    keys: tuple[KeyEntry, ...]
-    repeatable: bool
-    retry: RetryPolicy
-    concurrency: int
-    deduplicated: bool = False
-    """It is repeatable only with the same token at the same key."""
-    prices: Mapping[str, Price] = field(default_factory=dict)
-    """The operator's prices, by model: they win over those that ship with the provider."""
-    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
-    callbacks: bool = False
-    """It is to call back when work is over."""
-    former: Mapping[str | None, ProviderKey] = field(default_factory=dict)
-    """Keys that have left the settings while the process ran: accepted work is still asked for with them."""
-
-    def entry(self, name: str | None) -> KeyEntry | None:
-        """What the settings say of a key."""
-        return next((entry for entry in self.keys if entry.key.name == name), None)
-
-    def key(self, name: str | None) -> ProviderKey:
-        """The key of that name; without a value if it is gone."""
-        found = self.entry(name)
-        return found.key if found else self.former.get(name) or ProviderKey(name=name, value=None)
-
-    def with_keys(self, keys: tuple[KeyEntry, ...]) -> "ProviderEntry":
-        """Put other keys in the place of those that it has."""
-        known = {**self.former, **{entry.key.name: entry.key for entry in self.keys}}
-        names = {entry.key.name for entry in keys}
-        return replace(self, keys=keys, former={name: key for name, key in known.items() if name not in names})
-
-    def price(self, model: str) -> Price | None:
-        """What a model costs, as far as anybody has said."""
-        spec = self.provider.spec(model)
-        names = (model, spec.name) if spec else (model,)
-        own = next((self.prices[name] for name in names if name in self.prices), None)
-        return own or (spec.price if spec else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from safelight.application.advance import ProviderEntry
 from safelight.application.ports import Call, CallbackAddress, Clock, JobStore, Queue
+from safelight.application.provider_entry import ProviderEntry
 from safelight.domain.errors import InvalidRequest, NotFound, Superseded
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.job import Attempt, AttemptState, JobHistory

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from safelight.application.advance import ProviderEntry
+from safelight.application.provider_entry import ProviderEntry
 from safelight.domain.ids import ProviderName
 from safelight.domain.image import ImageRequest
 from safelight.domain.price import expected_micros

@@ -16,7 +16,7 @@ from safelight import server
 from safelight.adapters.data_dir import DataDirInUse, check_free, database_of
 from safelight.adapters.providers._base import ProviderModule
 from safelight.adapters.providers._http import open_sessions
-from safelight.application.advance import ProviderEntry
+from safelight.application.provider_entry import ProviderEntry
 from safelight.cli.tables import size
 from safelight.config import ProviderEntrySettings, Settings, settings_file, stray_variables
 from safelight.domain.capability import Life, ModelSpec
