@@ -82,7 +82,8 @@ def job(**members: Any) -> Job:
 
 
 def production(count: int = 1, **members: Any) -> Production:
-    return Production(**{"outputs": tuple(OutputImage(image=image(f"o{at}")) for at in range(count)), **members})
+    outputs = tuple(OutputImage(image=image(f"o{at}")) for at in range(count))
+    return Production(**{"outputs": outputs, "charged": Charged.YES, **members})
 
 
 def started(number: int = 1, **members: Any) -> Attempt:

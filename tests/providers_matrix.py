@@ -10,11 +10,13 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 from safelight.adapters.providers._base import BaseProvider, ProviderModule, ProviderSettings
 from safelight.adapters.providers._http import HttpSessions, open_sessions

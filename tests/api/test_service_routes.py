@@ -5,13 +5,13 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from msgspec.structs import replace
 
 from safelight.api.docs import openapi_document
 from safelight.domain.caller import ANYBODY

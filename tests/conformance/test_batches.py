@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from safelight.adapters.batch_lines import BlobBatchLines
 from safelight.adapters.bell import LocalBell
@@ -423,4 +423,4 @@ async def test_lines_are_kept_as_they_were(office: Office) -> None:
 
 
 def test_no_status_is_missing_from_the_counts() -> None:
-    assert set(BatchCounts.__dataclass_fields__) == {status.value for status in JobStatus}
+    assert set(BatchCounts.__struct_fields__) == {status.value for status in JobStatus}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from safelight.adapters.sql.access import SqlAccessStore
 from safelight.adapters.sql.database import Database, Row
@@ -344,8 +345,8 @@ async def test_a_job_that_is_run_again_holds_anew_and_pays_for_its_new_calls_alo
     new = await till.submit(owner, (meter, 40))
     ending = await till.finish(new, failed(charged=Charged.UNKNOWN))
     assert await till.left(owner) == [60]
-    ended = replace(new.ended(ending), attempts=1)
-    renewed = replace(ended.renewed(later(5)), estimates={str(FLUX): 50})
+    ended = structs.replace(new.ended(ending), attempts=1)
+    renewed = structs.replace(ended.renewed(later(5)), estimates={str(FLUX): 50})
     with pytest.raises(BudgetExceeded):
         await till.store.retry(renewed, Terms(draws=(Draw(meter=meter, amount=61),)))
     await till.store.retry(renewed, Terms(draws=(Draw(meter=meter, amount=50),)))

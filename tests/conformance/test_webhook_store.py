@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from safelight.adapters.bell import LocalBell
 from safelight.adapters.secret_box import AesGcmBox
@@ -207,7 +208,7 @@ class TestOutbox:
             begun = job(webhook=it.id)
             await shop.jobs.submit(begun)
             await shop.jobs.start_attempt(begun.id, started(1))
-            ended = replace(started(1), ended_at=NOON)
+            ended = structs.replace(started(1), ended_at=NOON)
             await shop.jobs.end_attempt(begun.id, ended, lane=begun.lane, due_at=NOON)
             await shop.jobs.start_attempt(begun.id, started(2))
         assert [delivery.event for delivery in await shop.claim(wants)] == [WebhookEvent.STARTED]

@@ -2,11 +2,12 @@ import base64
 import hmac
 import io
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 from structlog.testing import capture_logs
 

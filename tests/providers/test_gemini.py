@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._openai_shape import VARIATION_PROMPT
@@ -47,7 +48,7 @@ OLD = "gemini-2.5-flash-image"
 
 
 def without_masks(requests: list[ImageRequest]) -> list[ImageRequest]:
-    return [replace(request, mask=None) for request in requests]
+    return [structs.replace(request, mask=None) for request in requests]
 
 
 CONFORMANCE = ProviderCase(

@@ -2,7 +2,6 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from safelight.adapters.providers._http import HttpSessions
 from safelight.adapters.providers._openai_shape import VARIATION_PROMPT

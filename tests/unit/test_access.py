@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec import structs
 
 from safelight.domain.access import ProviderRule, VirtualKey, allows_key
 from safelight.domain.errors import AccessBlocked, ModelBlocked, ProviderBlocked
@@ -56,9 +57,9 @@ def test_fallbacks_count_like_the_target() -> None:
 def test_provider_keys_are_limited_too() -> None:
     key = listing(OPENAI)
     asked = request(target("openai/gpt-image-2"))
-    key.refuse_unlisted(replace(asked, key_name="spare-2"))
+    key.refuse_unlisted(structs.replace(asked, key_name="spare-2"))
     with pytest.raises(ProviderBlocked):
-        key.refuse_unlisted(replace(asked, key_name="other"))
+        key.refuse_unlisted(structs.replace(asked, key_name="other"))
     assert key.provider_key_limits(asked) == {"openai/gpt-image-2": ("main", "spare-*")}
     assert allows_key(("main", "spare-*"), "spare-2")
     assert not allows_key(("main",), None)

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from safelight.adapters.bell import LocalBell
 from safelight.adapters.blobs.local import LocalBlobStore
@@ -918,7 +919,7 @@ async def test_what_is_remembered_of_models_does_not_grow_without_end(
     bench.offer(PAID, bench.paid, retry=RetryPolicy(max=0), breaker=BreakerPolicy(failures=1))
     bench.paid.answers = [ProviderUnavailable("down")] * 2
     engine = bench.engine()
-    for target in (FLUX, replace(FLUX, model="sd")):
+    for target in (FLUX, structs.replace(FLUX, model="sd")):
         await engine.step((await bench.submit(request=request(target))).id)
     assert await engine.step((await bench.submit()).id) is None
 

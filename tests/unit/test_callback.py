@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.callback import CallbackAddresses, TakeCallback
@@ -62,7 +63,7 @@ class Office:
         new = job()
         await self.store.submit(new)
         await self.store.start_attempt(new.id, started())
-        attempt = replace(started(), state=AttemptState.ACCEPTED, handle="h")
+        attempt = structs.replace(started(), state=AttemptState.ACCEPTED, handle="h")
         await self.store.accept_attempt(new.id, attempt, due_at=later(3600))
         return new
 

@@ -1,10 +1,10 @@
 """What a model accepts."""
 
-from dataclasses import replace
 from datetime import date
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from safelight.domain.capability import OPTIONAL_FIELDS, Life, ModelSpec, PixelRule, refuse_retired
 from safelight.domain.errors import UnsupportedFeature

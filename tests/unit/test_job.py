@@ -1,9 +1,9 @@
 """The table of transitions, and what a job says of itself."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from safelight.domain.image import InputImage, OutputImage
 from safelight.domain.job import TRANSITIONS, Attempt, AttemptState, Ending, JobError, JobHistory, JobResult, JobStatus

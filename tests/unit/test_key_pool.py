@@ -1,11 +1,11 @@
 """Which keys may be used now."""
 
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from safelight.application import key_pool

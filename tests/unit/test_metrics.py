@@ -1,11 +1,11 @@
 """What is counted, and under which labels."""
 
 from asyncio import CancelledError
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from safelight.adapters.metrics import JOB_SECONDS, Metrics
 from safelight.application.observer import Deaf, Exchange, Observers, Told

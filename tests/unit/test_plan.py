@@ -1,13 +1,13 @@
 """What is done next with a job, in every situation, and that it always ends."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from safelight.domain.errors import ErrorClass
 from safelight.domain.job import Attempt, AttemptState, Job, JobError, JobHistory

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from safelight.domain.image import Dimensions, InputImage, OutputImage, Usage
 from safelight.domain.job import Production
@@ -26,7 +27,7 @@ def row(usd: str, size: str | None = None, quality: str | None = None) -> ImageP
 
 
 def pictures(count: int = 1, width: int = 1024, height: int = 1024, **members: Any) -> Production:
-    stored = replace(image("o"), dimensions=Dimensions(width=width, height=height))
+    stored = structs.replace(image("o"), dimensions=Dimensions(width=width, height=height))
     return production(0, outputs=(OutputImage(image=stored),) * count, **members)
 
 

@@ -2,20 +2,15 @@
 
 import secrets
 from collections.abc import AsyncGenerator
-from dataclasses import fields
-from typing import Any
 
 import msgspec
 
 from safelight.application.ports import BlobStore, BlobWriter, Clock
 from safelight.domain.batch import BatchEntry
 from safelight.domain.ids import BatchId, BlobKey, blob_key
-from safelight.domain.image import ImageRequest
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(BatchEntry).decode
-_REQUEST = fields(ImageRequest)
-_EMPTY: tuple[Any, ...] = (None, (), {})
 
 
 class BlobBatchLines:
@@ -47,7 +42,7 @@ class _Writer:
         self._key = key
 
     async def add(self, entry: BatchEntry) -> None:
-        await self._blob.write(_encode(_said(entry)) + b"\n")
+        await self._blob.write(_encode(entry) + b"\n")
 
     async def close(self) -> BlobKey:
         await self._blob.close()
@@ -55,8 +50,3 @@ class _Writer:
 
     async def abort(self) -> None:
         await self._blob.abort()
-
-
-def _said(entry: BatchEntry) -> dict[str, Any]:
-    request = {f.name: value for f in _REQUEST if (value := getattr(entry.request, f.name)) not in _EMPTY}
-    return {"request": request, "metadata": entry.metadata, "idempotency": entry.idempotency}

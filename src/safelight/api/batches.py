@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -134,7 +133,7 @@ def batch_body(progress: BatchProgress) -> Mapping[str, Any]:
         "request_id": batch.request_id,
         "status": progress.status.value,
         "total": batch.total,
-        "counts": asdict(progress.counts),
+        "counts": progress.counts,
         "created_at": timestamp(batch.created_at),
         **{name: timestamp(moment) for name, moment in moments.items() if moment is not None},
         **({"metadata": batch.metadata} if batch.metadata else {}),

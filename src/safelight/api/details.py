@@ -1,7 +1,6 @@
 """What `expand` adds to a job's `meta`: what was asked for, the ledger, and the facts of its pictures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -31,7 +30,7 @@ _APART = frozenset(
     }
 )
 """Members of a request that are shown in another shape, or (headers for the provider) to nobody."""
-_PLAIN = tuple(field.name for field in fields(ImageRequest) if field.name not in _APART)
+_PLAIN = tuple(name for name in ImageRequest.__struct_fields__ if name not in _APART)
 
 
 class Detail(StrEnum):

@@ -1,7 +1,7 @@
 """Job bodies as the contract shapes them. Base64 is put in while the answer is sent, straight from the blob store."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -128,7 +128,7 @@ class JobRenderer:
             if (value := getattr(production, name)) is not None:
                 body[name] = value
         if production.usage is not None:
-            body["usage"] = _said(production.usage)
+            body["usage"] = production.usage
         body["extra_fields"] = {**_origin(job), "latency": result.latency_ms, "chunk_index": 0}
         if result.shortfall is not None:
             body["extra_fields"]["shortfall"] = job_error_body(result.shortfall, {})
@@ -278,7 +278,3 @@ def _finished_meta(job: Job) -> dict[str, Any]:
         if job.result.production.via is not None:
             meta["via"] = job.result.production.via
     return meta
-
-
-def _said(value: Any) -> dict[str, Any]:
-    return {f.name: member for f in fields(value) if (member := getattr(value, f.name)) is not None}

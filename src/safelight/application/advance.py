@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
 from typing import TypeVar, assert_never
 
 import structlog
+from msgspec.structs import replace
 
 from safelight.application.key_pool import KeyPool
 from safelight.application.observer import Deaf, Exchange, Observer

@@ -5,10 +5,11 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
+from msgspec.structs import replace
 
 from safelight.application.govern import Govern
 from safelight.application.ports import EVERY_JOB, BatchLines, BatchStore, Bell, Clock, JobStore, Queue

@@ -1,9 +1,10 @@
 """End a job at its caller's word: cancel one that runs, delete one that has ended."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import structlog
+from msgspec.structs import replace
 
 from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import BlobStore, Clock, JobStore, Queue

@@ -1,7 +1,9 @@
 """What a submit must find free, and holds: budgets, limits, and its place in line."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from safelight.application.callers import Callers
 from safelight.application.estimate import Estimate

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from msgspec import Struct
+
 from safelight.domain.batch import Batch, BatchEntry, BatchProgress, NewLine
 from safelight.domain.caller import ADMINISTRATOR, Caller
 from safelight.domain.capability import ModelSpec
@@ -322,8 +324,7 @@ class BatchLines(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
+class Again(Struct, frozen=True, kw_only=True):
     """Take the job up again at `at`, in `lane`. `at_work`: the provider has it meanwhile, so it keeps its slot."""
 
     at: datetime

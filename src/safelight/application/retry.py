@@ -1,8 +1,9 @@
 """Run a failed job again: the caller's consent to what may be paid twice."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
+from msgspec.structs import replace
 
 from safelight.application.govern import NOTHING_SAID, Govern
 from safelight.application.ports import Clock, JobStore, Queue

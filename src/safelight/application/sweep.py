@@ -1,10 +1,11 @@
 """End what should long have ended, remove what is expired, clear what nobody owns."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
+from msgspec.structs import replace
 
 from safelight.application.observer import Deaf, Observer
 from safelight.application.ports import BatchStore, BlobStore, Clock, JobStore

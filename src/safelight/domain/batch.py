@@ -1,9 +1,11 @@
 """A batch: thousands of requests that were handed in as one, and become jobs a few at a time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from safelight.domain.ids import BatchId, BlobKey
 from safelight.domain.image import ImageRequest
@@ -21,17 +23,15 @@ class BatchStatus(StrEnum):
     """No line starts any more; one that a provider is at work on may still run out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchEntry:
+class BatchEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One checked line."""
 
     request: ImageRequest
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
     idempotency: Idempotency | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True):
     """One accepted batch. Times are aware UTC."""
 
     id: BatchId
@@ -45,7 +45,7 @@ class Batch:
     owner: str | None = None
     team: str | None = None
     webhook: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
     idempotency: Idempotency | None = None
     fed_lines: int = 0
     """How many lines have become jobs: the durable cursor."""
@@ -71,8 +71,7 @@ class Batch:
         return 0 if self.cancelled_at else self.total - self.fed_lines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchCounts:
+class BatchCounts(Struct, frozen=True, kw_only=True):
     """How many lines are in which state."""
 
     pending: int = 0
@@ -81,8 +80,7 @@ class BatchCounts:
     failed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchProgress:
+class BatchProgress(Struct, frozen=True, kw_only=True):
     """A batch with how far its jobs are. `jobs` counts those that there are."""
 
     batch: Batch
@@ -113,8 +111,7 @@ class BatchProgress:
         return BatchStatus.RUNNING if self.open else BatchStatus.COMPLETED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchResult:
+class BatchResult(Struct, frozen=True, kw_only=True):
     """What became of one line: a job that has ended; `None` where there is none (any more)."""
 
     number: int
@@ -130,8 +127,7 @@ KEY_CONFLICT = JobError(
 """How a line ends whose key came with another request before."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewLine:
+class NewLine(Struct, frozen=True, kw_only=True):
     """A line that is about to become a job."""
 
     job: Job

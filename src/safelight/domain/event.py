@@ -1,10 +1,11 @@
 """What happens to a job, told in order: each event is written by the commit in which it happens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 from safelight.domain.ids import JobId
 from safelight.domain.image import Dimensions, StoredImage
@@ -20,8 +21,7 @@ class EventName(StrEnum):
     PARTIAL_IMAGE = "partial_image"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobEvent:
+class JobEvent(Struct, frozen=True, kw_only=True):
     """One line of a job's log. `data` is small JSON: never an image byte, a prompt or a key."""
 
     job_id: JobId
@@ -30,8 +30,7 @@ class JobEvent:
     data: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedEvent:
+class LoggedEvent(Struct, frozen=True, kw_only=True):
     """An event with its place in the log; later ones have a higher number."""
 
     seq: int

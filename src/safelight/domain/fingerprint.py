@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+
+import msgspec
 
 from safelight.domain.image import ImageRequest, InputImage
 
@@ -12,7 +13,7 @@ def fingerprint(request: ImageRequest) -> str:
 
     What is empty is left out, so that a member that a later release adds changes no fingerprint of before.
     """
-    said = {name: value for name, value in asdict(request).items() if value not in (None, (), {})}
+    said = msgspec.to_builtins(request)
     said["images"] = [_image(each) for each in request.images]
     said["mask"] = _image(request.mask) if request.mask else None
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from safelight.domain.ids import BlobKey, ProviderName
 
@@ -27,8 +29,7 @@ class ResponseFormat(StrEnum):
     B64_JSON = "b64_json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dimensions:
+class Dimensions(Struct, frozen=True, kw_only=True):
     """A size in pixels, width before height."""
 
     width: int
@@ -44,8 +45,7 @@ class Dimensions:
         return f"{self.width}x{self.height}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """A model at a provider, `provider/model` on the wire."""
 
     provider: ProviderName
@@ -56,8 +56,7 @@ class Target:
         return f"{self.provider}/{self.model}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredImage:
+class StoredImage(Struct, frozen=True, kw_only=True):
     """An image in the blob store, its type and size read from its own bytes."""
 
     blob: BlobKey
@@ -67,24 +66,21 @@ class StoredImage:
     dimensions: Dimensions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputImage:
+class InputImage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An image that the caller sent. `filename` is for display only."""
 
     image: StoredImage
     filename: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputImage:
+class OutputImage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One picture of a result."""
 
     image: StoredImage
     revised_prompt: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens as the provider counted them."""
 
     input_tokens: int | None = None
@@ -94,8 +90,7 @@ class Usage:
     total_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRequest:
+class ImageRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One checked request. `None` means that the caller said nothing of it."""
 
     operation: Operation
@@ -122,9 +117,9 @@ class ImageRequest:
     edit_type: str | None = None
     images: tuple[InputImage, ...] = ()
     mask: InputImage | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
     """Parameters that the gateway does not know, to be passed on untouched."""
-    extra_headers: Mapping[str, str] = field(default_factory=dict)
+    extra_headers: Mapping[str, str] = {}
     """Headers for the provider (`x-bf-eh-<name>` on the wire)."""
     key_name: str | None = None
     """The provider key that the caller named (`x-bf-api-key`)."""

@@ -1,10 +1,12 @@
 """The job, its attempts, and the one table of allowed transitions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from safelight.domain.errors import ErrorClass
 from safelight.domain.ids import BlobKey, JobId, ProviderName
@@ -59,8 +61,7 @@ class AttemptState(StrEnum):
         return self in {AttemptState.STARTED, AttemptState.ACCEPTED}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobError:
+class JobError(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a job or an attempt failed, in words that are safe to show."""
 
     status_code: int
@@ -76,8 +77,7 @@ class JobError:
     """What a provider took for work that it then refused, if it said so."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Production:
+class Production(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one successful attempt brought."""
 
     outputs: tuple[OutputImage, ...]
@@ -90,13 +90,12 @@ class Production:
     quality: str | None = None
     size: str | None = None
     cost_micros: int | None = None
-    charged: Charged = Charged.YES
+    charged: Charged
     via: str | None = None
     """How an operation that the provider lacks was done, such as `edit`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One line of the ledger, written before any byte goes upstream."""
 
     number: int
@@ -122,8 +121,7 @@ class Attempt:
     """When the provider was asked to stop the work."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
+class JobResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a completed job holds; the pictures themselves are blobs."""
 
     production: Production
@@ -133,16 +131,14 @@ class JobResult:
     """Why fewer pictures came than were asked for, when a later call of several failed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Idempotency:
+class Idempotency(Struct, frozen=True, kw_only=True):
     """The caller's word that two submits are one, and what the request looked like under it."""
 
     key: str
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchLine:
+class BatchLine(Struct, frozen=True, kw_only=True):
     """Which line of which batch a job is."""
 
     batch_id: str
@@ -150,8 +146,7 @@ class BatchLine:
     """From 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """One accepted request. Times are aware UTC."""
 
     id: JobId
@@ -180,7 +175,7 @@ class Job:
     """When the caller asked for its end; an attempt that was out then is still waited for, to book what it cost."""
     webhook: str | None = None
     """The id of the endpoint that hears of it."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
     """The caller's own labels."""
     idempotency: Idempotency | None = None
     batch: BatchLine | None = None
@@ -195,9 +190,9 @@ class Job:
     """How far it takes its owner back in the line: see `domain/fairness.py`."""
     max_running: int | None = None
     """How many jobs of its owner may be at work at a time."""
-    estimates: Mapping[str, int] = field(default_factory=dict)
+    estimates: Mapping[str, int] = {}
     """Micro-dollars that one picture is taken to cost at each target, where money is held for it."""
-    provider_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    provider_keys: Mapping[str, tuple[str, ...]] = {}
     """Which of a provider's keys that virtual key may use, by target (`*` stands for any characters); else all."""
 
     @property
@@ -274,8 +269,7 @@ class Job:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """The terminal state of a job, settled in one commit."""
 
     completed_at: datetime
@@ -292,12 +286,11 @@ class Ending:
         return JobStatus.COMPLETED if self.result is not None else JobStatus.FAILED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobHistory:
+class JobHistory(Struct, frozen=True, kw_only=True):
     """A job with its whole ledger."""
 
     job: Job
-    attempts: tuple[Attempt, ...] = field(default=())
+    attempts: tuple[Attempt, ...] = ()
 
     @property
     def run(self) -> tuple[Attempt, ...]:

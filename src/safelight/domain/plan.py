@@ -5,9 +5,10 @@ attempts and comes to the same decision.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from safelight.domain.errors import ErrorClass
 from safelight.domain.image import Target
@@ -32,14 +33,13 @@ class OnUnknown(StrEnum):
     FALLBACK = "fallback"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(Struct, frozen=True, kw_only=True):
     """One target as it can be used now. `refusal` says why it cannot be used at all."""
 
     target: Target
     keys: tuple[str | None, ...] = (None,)
     """Those that may be used, the one to take first before the others."""
-    free_at: Mapping[str | None, datetime] = field(default_factory=dict)
+    free_at: Mapping[str | None, datetime] = {}
     """Keys that are to be left alone until then."""
     closed_until: datetime | None = None
     """It has failed so often that nobody calls it before then."""
@@ -51,8 +51,7 @@ class Route:
     refusal: JobError | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class Start(Struct, frozen=True, kw_only=True):
     """Call the provider."""
 
     route: int
@@ -60,38 +59,33 @@ class Start:
     n: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
+class Poll(Struct, frozen=True, kw_only=True):
     """Ask the provider about work that it accepted. `stop`: first ask it to stop."""
 
     attempt: Attempt
     stop: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abandon:
+class Abandon(Struct, frozen=True, kw_only=True):
     """Book an attempt, left behind by a process that died, as unknown."""
 
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class Wait(Struct, frozen=True, kw_only=True):
     """Nothing to do before `until`."""
 
     until: datetime
     route: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Complete:
+class Complete(Struct, frozen=True, kw_only=True):
     """All pictures that can be had are in. `shortfall` says why there are fewer than were asked for."""
 
     shortfall: JobError | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True, kw_only=True):
     """Nothing may be tried any more."""
 
     error: JobError
@@ -170,8 +164,7 @@ def _over(attempt: Attempt) -> bool:
     return attempt.state is AttemptState.FAILED and attempt.handle is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Planner:
+class _Planner(Struct, frozen=True, kw_only=True):
     routes: Sequence[Route]
     tries: list[Attempt]
     missing: int

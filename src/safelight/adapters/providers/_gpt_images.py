@@ -4,7 +4,6 @@ Such an answer is a stream: previews, and each picture once it is done. Source: 
 """
 
 from contextlib import aclosing
-from dataclasses import fields
 from typing import Any
 
 import msgspec
@@ -156,10 +155,10 @@ def _sum(usages: list[Usage]) -> Usage | None:
     if len(usages) < 2:
         return usages[0] if usages else None
     added: dict[str, Any] = {}
-    for member in fields(Usage):
-        said = [value for usage in usages if (value := getattr(usage, member.name)) is not None]
+    for name in Usage.__struct_fields__:
+        said = [value for usage in usages if (value := getattr(usage, name)) is not None]
         if said and isinstance(said[0], int):
-            added[member.name] = sum(said)
+            added[name] = sum(said)
         elif said:
-            added[member.name] = {name: sum(counts.get(name, 0) for counts in said) for name in said[0]}
+            added[name] = {kind: sum(counts.get(kind, 0) for counts in said) for kind in said[0]}
     return Usage(**added)

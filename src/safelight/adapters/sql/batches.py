@@ -1,10 +1,10 @@
 """The batch store in SQL that every engine accepts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from safelight.adapters.sql import events, holds, outbox, rows
 from safelight.adapters.sql import jobs as sql

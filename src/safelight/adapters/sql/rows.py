@@ -1,11 +1,11 @@
-"""Rows to and from the domain. JSON columns hold only what was said: members that are `None` are left out."""
+"""Rows to and from the domain. JSON columns leave out what is as by default: such a default must never change."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from safelight.adapters.sql.database import Row
 from safelight.domain.errors import ErrorClass
@@ -73,21 +73,8 @@ def _micros(moment: datetime | None) -> int | None:
     return None if moment is None else to_micros(moment)
 
 
-def _column(value: Any) -> bytes | None:
-    """Encode a domain object without its empty members."""
-    if value is None:
-        return None
-    said = {name: member for name, empty in _MEMBERS[type(value)] if (member := getattr(value, name)) != empty}
-    return _encode(said)
-
-
-def _members(kind: type) -> Sequence[tuple[str, Any]]:
-    """Each member with the value that is left out: its default where that is nothing. Other defaults may change."""
-    defaults = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(kind)}
-    return [(name, default if default in (None, (), {}) else MISSING) for name, default in defaults.items()]
-
-
-_MEMBERS = {kind: _members(kind) for kind in (ImageRequest, JobResult, JobError, Production)}
+def _column(value: Struct | None) -> bytes | None:
+    return None if value is None else _encode(value)
 
 
 def _read(decoder: msgspec.json.Decoder[T], column: bytes | None) -> T | None:
@@ -102,7 +89,7 @@ def job_values(job: Job) -> Row:
         job.operation.value,
         job.lane,
         str(job.request.target),
-        _column(job.request),
+        _encode(job.request),
         to_micros(job.created_at),
         job.ttl_s,
         to_micros(job.created_at if job.due_at is None else job.due_at),

@@ -12,11 +12,12 @@ import heapq
 from bisect import bisect_left, insort
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from safelight.application.ports import Again, Place, StepHandler
 from safelight.domain.errors import StorageError

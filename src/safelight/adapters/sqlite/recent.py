@@ -2,8 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from safelight.domain.ids import JobId, ProviderName
 from safelight.domain.job import Attempt, Ending, Job, JobStatus
