@@ -8,9 +8,9 @@ import pytest
 
 from safelight.adapters.bell import LocalBell
 from safelight.adapters.postgres.database import PostgresDatabase
+from safelight.adapters.postgres.jobs import PostgresJobStore
 from safelight.adapters.sql.database import Database
 from safelight.adapters.sql.jobs import SqlJobStore
-from safelight.adapters.sql.memory import NoMemory
 from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.recent import RecentJobs
 
@@ -43,7 +43,7 @@ class PostgresStorage:
         self._url = url
 
     async def open(self, bell: LocalBell | None = None) -> SqlJobStore:
-        return SqlJobStore(await self.open_database(), memory=NoMemory(), ring=(bell or LocalBell()).ring)
+        return PostgresJobStore(await self.open_database(), ring=(bell or LocalBell()).ring)
 
     async def open_database(self) -> PostgresDatabase:
         return await PostgresDatabase.open(self._url, connections=8)

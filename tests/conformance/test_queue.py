@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from safelight.adapters.postgres.database import PostgresDatabase
+from safelight.adapters.postgres.jobs import PostgresJobStore
 from safelight.adapters.postgres.queue import PostgresQueue
 from safelight.adapters.sql.access import SqlAccessStore
 from safelight.adapters.sql.jobs import SqlJobStore
-from safelight.adapters.sql.memory import NoMemory
 from safelight.adapters.sqlite.queue import SqliteQueue
 from safelight.application.access_ports import Change
 from safelight.application.ports import Again
@@ -123,7 +123,7 @@ async def postgres_office(url: str, stack: AsyncExitStack, *, lease_s: float = 2
     database = await PostgresDatabase.open(url, connections=6)
     stack.push_async_callback(database.close)
     queue = PostgresQueue(database, lease=timedelta(seconds=lease_s), now=now, **limits)
-    return Office(SqlJobStore(database, memory=NoMemory(), enqueue=queue.enqueue), queue)
+    return Office(PostgresJobStore(database, enqueue=queue.enqueue), queue)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

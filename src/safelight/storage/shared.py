@@ -11,12 +11,12 @@ import structlog
 from safelight.adapters.bell import LocalBell
 from safelight.adapters.postgres.clock import DatabaseClock
 from safelight.adapters.postgres.database import PostgresDatabase
+from safelight.adapters.postgres.jobs import PostgresJobStore
 from safelight.adapters.postgres.listen import DELIVERIES, EVENTS, Listener
 from safelight.adapters.postgres.migrate import migrate
 from safelight.adapters.postgres.pgq import CHANNEL
 from safelight.adapters.postgres.queue import PostgresQueue
 from safelight.adapters.sql.jobs import SqlJobStore
-from safelight.adapters.sql.memory import NoMemory
 from safelight.adapters.sql.timed import Timed, TimedDatabase
 from safelight.application.ports import EVERY_JOB, OUTBOX
 from safelight.config import Settings
@@ -47,7 +47,7 @@ async def open_shared(settings: Settings, lanes: Lanes, *, timed: Timed) -> Stor
             now=clock.now,
         )
         measured = TimedDatabase(database, timed)
-        jobs = SqlJobStore(measured, memory=NoMemory(), ring=bell.ring, enqueue=queue.enqueue)
+        jobs = PostgresJobStore(measured, ring=bell.ring, enqueue=queue.enqueue)
         stack.push_async_callback(_stopped, await _listening(url, bell, queue, clock))
         keys = settings.auth.encryption_keys or (await _stored_key(jobs),)
         close = stack.pop_all().aclose

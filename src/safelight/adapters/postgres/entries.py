@@ -11,7 +11,7 @@ and hands to whoever asks first once `execute_after` is over, seat and all.
 took it: a wake in between must not be lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -45,8 +45,8 @@ _REMOVE = """
 DELETE FROM pgqueuer AS entry USING unnest($1::bigint[], $2::integer[]) AS done (id, attempts)
 WHERE entry.id = done.id AND entry.attempts = done.attempts AND entry.queue_manager_id = $3
 """
-_POSITION = """
-SELECT (
+_POSITIONS = """
+SELECT own.dedupe_key, (
     SELECT count(*) FROM (
         SELECT FROM pgqueuer AS earlier
         WHERE earlier.entrypoint = own.entrypoint AND earlier.status = 'queued' AND earlier.execute_after <= now()
@@ -54,7 +54,7 @@ SELECT (
         LIMIT $2
     ) AS counted
 )
-FROM pgqueuer AS own WHERE own.dedupe_key = $1 AND own.status = 'queued' AND own.execute_after <= now()
+FROM pgqueuer AS own WHERE own.dedupe_key = ANY ($1::text[]) AND own.status = 'queued' AND own.execute_after <= now()
 """
 _WITHOUT_ENTRY = """
 SELECT id, lane, due_at FROM jobs
@@ -118,10 +118,10 @@ async def remove(transaction: Transaction, entries: Sequence[Entry], *, worker: 
         )
 
 
-async def position(transaction: Transaction, job_id: JobId) -> int | None:
-    """How many entries of its lane come before a job's; `None` where it does not wait, or waits too far back."""
-    row = await transaction.fetch_one(_POSITION, job_id, MOST_COUNTED)
-    return None if row is None or row[0] >= MOST_COUNTED else int(row[0])
+async def positions(transaction: Transaction, job_ids: Sequence[JobId]) -> Mapping[JobId, int]:
+    """How many entries of its lane come before each job's, of those that wait, and not too far back."""
+    found = await transaction.fetch(_POSITIONS, job_ids, MOST_COUNTED)
+    return {row[0]: row[1] for row in found if row[1] < MOST_COUNTED}
 
 
 async def without_entry(transaction: Transaction, *, limit: int) -> Sequence[tuple[JobId, ProviderName, int]]:

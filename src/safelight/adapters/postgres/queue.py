@@ -12,7 +12,7 @@ A worker that is not heard of for `lease` loses its entries to others. It may st
 import asyncio
 import contextlib
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from random import Random
 from uuid import uuid4
@@ -25,6 +25,7 @@ from pgqueuer.ports.repository import EntrypointExecutionParameter
 from safelight.adapters.postgres import entries, fairness
 from safelight.adapters.postgres.database import PostgresDatabase
 from safelight.adapters.postgres.entries import Back, Entry
+from safelight.adapters.postgres.lookups import SharedLookUp
 from safelight.adapters.postgres.pgq import Pgq
 from safelight.adapters.sql.database import Transaction
 from safelight.adapters.sql.rows import from_micros
@@ -67,6 +68,7 @@ class PostgresQueue:
         self._lease = lease
         self._now = now
         self._pgq = Pgq()
+        self._positions = SharedLookUp(self._find_positions)
         self._worker = uuid4()
         self._steps: dict[asyncio.Task[None], Entry] = {}
         self._backs: list[Back] = []
@@ -105,7 +107,10 @@ class PostgresQueue:
 
     async def position(self, job: Job) -> int | None:
         """See `Queue.position`."""
-        return await self._database.look_up(lambda transaction: entries.position(transaction, job.id))
+        return await self._positions.get(job.id)
+
+    async def _find_positions(self, job_ids: Sequence[JobId]) -> Mapping[JobId, int]:
+        return await self._database.look_up(lambda transaction: entries.positions(transaction, job_ids))
 
     # Out of the queue
 

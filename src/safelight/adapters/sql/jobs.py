@@ -44,8 +44,9 @@ COUNT_WAITING = (
 START_JOB = (
     "UPDATE jobs SET status = 'processing', started_at = coalesce(started_at, $2), attempts = $3, lane = $4,"
     " progress = NULL"
-    " WHERE id = $1 AND due_at IS NOT NULL AND cancelled_at IS NULL RETURNING webhook, earlier_attempts"
+    " WHERE id = $1 AND due_at IS NOT NULL AND cancelled_at IS NULL"
 )
+STARTED = "webhook, earlier_attempts"
 INSERT_ATTEMPT = (
     "INSERT INTO attempts (job_id, number, route, provider, model, key_name, n, state, started_at)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7, 'started', $8) ON CONFLICT DO NOTHING"
@@ -63,8 +64,8 @@ FINISH_JOB = (
     "UPDATE jobs SET status = $2, due_at = NULL, completed_at = $3, expires_at = $3 + ttl_s * 1000000, result = $4,"
     " error = $5, error_code = $6, charged = $7, cost_micros = $8, cancelled_at = coalesce(cancelled_at, $10)"
     " WHERE id = $1 AND due_at IS NOT NULL AND attempts = $9 AND (cancelled_at IS NULL OR cancelled_at = $10)"
-    " RETURNING webhook, estimates"
 )
+FINISHED = "webhook, estimates"
 CANCEL_JOB = (
     "UPDATE jobs SET cancelled_at = $2, due_at = $2"
     " WHERE id = $1 AND due_at IS NOT NULL AND cancelled_at IS NULL AND attempts = $3"
@@ -222,10 +223,9 @@ class SqlJobStore:
                 return rows.job_of(row)
         if new.terms is not None:
             await holds.take(transaction, job.id, job.owner, new.terms, job.created_at)
-        if await transaction.execute(INSERT_JOB, *new.values) == 0:
+        if not await self._insert(transaction, new):
             raise Superseded("another process has used the idempotency key a moment ago")
         await search.label(transaction, job)
-        await events.append(transaction, new.event)
         if self._enqueue:
             await self._enqueue(transaction, job.id, job.lane, job.due_at or job.created_at, turn_of(job))
         return None
@@ -288,9 +288,7 @@ class SqlJobStore:
         async def write(transaction: Transaction) -> None:
             if limited is not None:
                 await holds.refuse_to_run(transaction, limited)
-            webhook, earlier_attempts = _expect(await transaction.fetch_one(START_JOB, *started), job_id)
-            _expect_one(await transaction.execute(INSERT_ATTEMPT, *values), job_id)
-            await events.append(transaction, event)
+            webhook, earlier_attempts = _expect(await self._start(transaction, started, values, event), job_id)
             first = attempt.number == earlier_attempts + 1
             if webhook is not None and first and await outbox.owe(transaction, job_id, _STARTED, attempt.started_at):
                 topics.add(OUTBOX)
@@ -357,10 +355,7 @@ class SqlJobStore:
         topics = {job_id, EVERY_JOB}
 
         async def write(transaction: Transaction) -> None:
-            if ended:
-                _expect_one(await transaction.execute(END_ATTEMPT, *ended), job_id)
-            webhook, estimates = _expect(await transaction.fetch_one(FINISH_JOB, *values), job_id)
-            await events.append(transaction, event)
+            webhook, estimates = _expect(await self._finish(transaction, values, ended, event), job_id)
             if estimates is not None:
                 await holds.close(transaction, job_id, estimates, ending.completed_at)
             if webhook is not None and await outbox.owe(transaction, job_id, events_of(ending), ending.completed_at):
@@ -526,6 +521,31 @@ class SqlJobStore:
     async def close(self) -> None:
         """Finish what was asked for and let go of the database."""
         await self._database.close()
+
+    # What is one statement where an engine has such
+
+    async def _insert(self, transaction: Transaction, new: NewJob) -> bool:
+        """Write a new job and its event; false where its idempotency key is taken."""
+        if await transaction.execute(INSERT_JOB, *new.values) == 0:
+            return False
+        await events.append(transaction, new.event)
+        return True
+
+    async def _start(self, transaction: Transaction, job: Row, attempt: Row, event: Row) -> Row | None:
+        """Write the start of an attempt; `STARTED`, or `None` where the job has moved on: the caller rolls back."""
+        row = await transaction.fetch_one(f"{START_JOB} RETURNING {STARTED}", *job)
+        if row is None or await transaction.execute(INSERT_ATTEMPT, *attempt) != 1:
+            return None
+        await events.append(transaction, event)
+        return row
+
+    async def _finish(self, transaction: Transaction, job: Row, attempt: Row | None, event: Row) -> Row | None:
+        """Write the end of a job and of its attempt; `FINISHED`, or `None` where it has moved on: the caller rolls back."""
+        if attempt and await transaction.execute(END_ATTEMPT, *attempt) != 1:
+            return None
+        if (row := await transaction.fetch_one(f"{FINISH_JOB} RETURNING {FINISHED}", *job)) is not None:
+            await events.append(transaction, event)
+        return row
 
     async def _fetch(self, statement: str, *values: object) -> Sequence[Row]:
         return await self._database.read(lambda transaction: transaction.fetch(statement, *values))
