@@ -51,7 +51,7 @@ class JobLog(Deaf):
     def submitted(self, job: Job) -> None:
         """See `Observer.submitted`."""
         prompt = {"prompt": job.request.prompt} if self._prompts else {}
-        log.info("job_submitted", job_id=job.id, type=job.operation.value, model=str(job.request.target), **prompt)
+        log.info("job_submitted", job_id=job.id, type=job.operation, model=str(job.request.target), **prompt)
 
 
 class _Unfailing:

@@ -135,7 +135,7 @@ class Metrics(Deaf):
     def submitted(self, job: Job) -> None:
         """See `Observer.submitted`."""
         target = job.request.target
-        self._submitted.inc(job.operation.value, self._provider(target.provider), self._model(target), self._key(job))
+        self._submitted.inc(job.operation, self._provider(target.provider), self._model(target), self._key(job))
 
     def attempt_started(self, job: Job, attempt: Attempt, *, after: Attempt | None) -> None:
         """See `Observer.attempt_started`."""
@@ -150,14 +150,14 @@ class Metrics(Deaf):
     def exchange(self, job: Job, attempt: Attempt, exchange: Exchange) -> Told:
         """See `Observer.exchange`. One that is cut off says nothing of the provider, and is not counted."""
         del job
-        labels = (self._provider(attempt.target.provider), self._model(attempt.target), exchange.value)
+        labels = (self._provider(attempt.target.provider), self._model(attempt.target), exchange)
         begun = time.perf_counter()
 
         def tell(error: BaseException | None) -> None:
             if error is None or isinstance(error, ProviderError):
                 self._calls.observe(time.perf_counter() - begun, *labels)
             if isinstance(error, ProviderError):
-                self._errors.inc(*labels, error.error_class.value)
+                self._errors.inc(*labels, error.error_class)
 
         return tell
 
@@ -165,7 +165,7 @@ class Metrics(Deaf):
         """See `Observer.attempt_ended`."""
         del job
         provider, model = self._provider(attempt.target.provider), self._model(attempt.target)
-        self._attempts.inc(provider, model, attempt.state.value)
+        self._attempts.inc(provider, model, attempt.state)
         if attempt.production is not None:
             self._pictures.inc(provider, model, by=len(attempt.production.outputs))
 
@@ -173,7 +173,7 @@ class Metrics(Deaf):
         """See `Observer.ended`."""
         target = ending.result.target if ending.result is not None else job.request.target
         provider, model, key = self._provider(target.provider), self._model(target), self._key(job)
-        status, kind = ending.status.value, job.operation.value
+        status, kind = ending.status, job.operation
         self._ended.inc(status, kind, provider, model, key)
         begun = job.started_at or job.created_at
         self._ran.observe(max(0.0, (ending.completed_at - begun).total_seconds()), provider, kind, status)
@@ -187,7 +187,7 @@ class Metrics(Deaf):
 
     def delivered(self, delivery: Delivery, outcome: Outcome, at: datetime) -> None:
         """See `Observer.delivered`."""
-        self._deliveries.inc(outcome.value)
+        self._deliveries.inc(outcome)
         if outcome is Outcome.DELIVERED:
             self._delivered.observe(max(0.0, (at - delivery.created_at).total_seconds()))
 
