@@ -1,9 +1,13 @@
 """HTTP/1.1 on one connection: uvicorn's protocol, with bounds on the head of a request and errors in our shape."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import msgspec
+from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from safelight.api.errors import error_body
@@ -54,10 +58,38 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """Start the request."""
+        """Start the request, or let it wait for the one before it.
+
+        As uvicorn does, but for what is never used here: WebSockets, a root path, a limit on connections.
+        """
         self._in_head = False
         self._forget_head()
-        super().on_headers_complete()
+        url, version = httptools.parse_url(self.url), self.parser.get_http_version()
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        before = self._current
+        self.cycle = Exchange(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_response_complete(self) -> None:
         """Wait for the next request; but not behind the rest of a body that nobody will read, however slow it is."""
@@ -111,11 +143,58 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class Exchange(RequestResponseCycle):
+    """A request and its answer. One that is whole goes out at once; the others are left to uvicorn.
+
+    Those come in parts, end the connection or have no length.
+    """
+
+    _start: HTTPResponseStartEvent | None = None
+    """The head of an answer that waits for its body."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """See ASGI."""
+        start, self._start = self._start, None
+        if message["type"] == "http.response.start" and self._may_wait(message):
+            self._start = message
+            return
+        if start is not None:
+            if (head := self._head(start, message)) is not None:
+                self._finish(head, message)
+                return
+            await super().send(start)
+        await super().send(message)
+
+    def _may_wait(self, start: HTTPResponseStartEvent) -> bool:
+        """Whether a body follows soon: events do not, and who listens for them is waiting for the head."""
+        names = [name for name, _ in start["headers"]]
+        return self.keep_alive and b"content-length" in names and b"connection" not in names
+
+    def _head(self, start: HTTPResponseStartEvent, message: Any) -> bytes | None:
+        """The head of an answer that can go out now; `None` for one that uvicorn has to look at."""
+        headers = [*self.default_headers, *start["headers"]]
+        if message.get("more_body") or (b"content-length", b"%d" % len(message["body"])) not in headers:
+            return None
+        if self.disconnected or self.flow.write_paused or self.scope["method"] == "HEAD":
+            return None
+        lines = list(map(b": ".join, headers))
+        if not b" ".join(lines).decode("latin-1").isprintable():
+            return None
+        return b"%b%b\r\n\r\n" % (STATUS_LINE[start["status"]], b"\r\n".join(lines))
+
+    def _finish(self, head: bytes, message: Any) -> None:
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        self.transport.writelines((head, message["body"]))
+        self.message_event.set()
+        self.on_response()
+
+
 class _Lingering(asyncio.Transport):
     """A transport that, closed while a request still comes in, goes on reading for a moment and drops what comes.
 
-    What is written within one turn of the loop goes out in one piece: uvicorn writes head and body apart, and each
-    would wake the client by itself.
+    What is written within one turn of the loop goes out in one piece: each would wake the client by itself, or wait until
+    the client has confirmed the one before.
     """
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
@@ -133,6 +212,11 @@ class _Lingering(asyncio.Transport):
         else:
             self._waiting.append(bytes(data))
             self._protocol.loop.call_soon(self._flush)
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        """Write what is whole at once."""
+        self._waiting.extend(list_of_data)
+        self._flush()
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
