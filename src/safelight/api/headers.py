@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
+from starlette.types import Scope
 
 from safelight.domain.errors import InvalidRequest
 from safelight.randomness import random_uuid
@@ -41,6 +43,35 @@ _NOT_FORWARDED = frozenset(
     }
 )
 """The contract's list, with the other names that carry credentials or frame a message."""
+
+
+class NamedHeaders(Headers):
+    """Headers that are found by their names: Starlette goes through all of them at each look, and a submit looks for a dozen.
+
+    Of several of one name the first counts.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        """Read those of a request."""
+        super().__init__(scope=scope)
+        self._items = super().items()
+        self._by_name = dict(reversed(self._items))
+
+    def __getitem__(self, key: str) -> str:
+        """Find one by its name in lower case."""
+        return self._by_name[key]
+
+    def items(self) -> list[tuple[str, str]]:  # type: ignore[override]  # as Starlette's
+        """List them in their order."""
+        return self._items
+
+    def __contains__(self, key: Any) -> bool:
+        """Tell whether there is one of that name in lower case."""
+        return key in self._by_name
+
+    def get(self, key: str, /, default: Any = None) -> Any:
+        """Find one by its name in lower case."""
+        return self._by_name.get(key, default)
 
 
 def result_ttl_s(headers: Headers, *, default: int, maximum: int) -> int:
