@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -190,8 +190,7 @@ def one_of_each(workspace: FolderWorkspace, model: str, provider: str, **more: A
 
 
 def call(request: ImageRequest, workspace: FolderWorkspace, **more: Any) -> Call:
-    known = {field.name for field in fields(Call)}
-    assert known >= more.keys()
+    assert set(Call.__struct_fields__) >= more.keys()
     wanted: dict[str, Any] = {
         "request": request,
         "model": request.target.model,

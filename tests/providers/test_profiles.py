@@ -1,9 +1,9 @@
 import re
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from safelight.adapters.providers._base import ProviderSettings
 from safelight.adapters.providers._http import HttpSessions

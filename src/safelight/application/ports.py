@@ -475,8 +475,7 @@ class CallbackAddress:
     secret: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """What a provider gets for one exchange."""
 
     request: ImageRequest
@@ -495,16 +494,14 @@ class Call:
     """Where the provider is to call back; `None` where it is not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredPicture:
+class StoredPicture(Struct, frozen=True, kw_only=True):
     """A picture whose bytes came with the answer and are in the blob store already."""
 
     image: StoredImage
     revised_prompt: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemotePicture:
+class RemotePicture(Struct, frozen=True, kw_only=True):
     """A picture behind a link, to be fetched now. `trusted_host`: the operator's own server."""
 
     url: str
@@ -512,24 +509,21 @@ class RemotePicture:
     trusted_host: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(Struct, frozen=True, kw_only=True):
     """The provider took the work and gave a handle."""
 
     handle: str
     poll_after_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
+class Running(Struct, frozen=True, kw_only=True):
     """Not finished: a value, not an error."""
 
     poll_after_s: float
     progress: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(Struct, frozen=True, kw_only=True):
     """The provider is done."""
 
     pictures: tuple[StoredPicture | RemotePicture, ...]
@@ -545,8 +539,7 @@ class Finished:
     via: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(Struct, frozen=True, kw_only=True):
     """The work itself ended badly: a value, since an error that is *raised* says only that the question failed.
 
     The ledger goes on by the error's class, as if the call that bought the work had failed so.

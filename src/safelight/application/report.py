@@ -1,7 +1,6 @@
 """What is told of a call while it is out: how far it is, and how its pictures look by now."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -37,7 +36,7 @@ class CallReport:
     _percent: int | None = field(init=False)
     _told_at: datetime | None = None
     _share: float = 0.0
-    _previews: Counter[int] = field(default_factory=Counter)
+    _previews: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Go on from what was told before."""
@@ -46,7 +45,7 @@ class CallReport:
     @property
     def wants_preview(self) -> bool:
         """Spread them evenly over the work."""
-        kept = self._previews.total()
+        kept = sum(self._previews.values())
         wanted = (self.job.request.partial_images or 0) * self.n
         return kept < wanted and self._share >= (kept + 1) / (wanted + 1)
 
@@ -62,10 +61,10 @@ class CallReport:
 
     async def preview(self, image: StoredImage, *, index: int = 0) -> None:
         """See `Report.preview`."""
-        number = self._previews[index]
+        number = self._previews.get(index, 0)
         if number >= (self.job.request.partial_images or 0):
             return
-        self._previews[index] += 1
+        self._previews[index] = number + 1
         event = developed(self.job.id, image, self.clock.now(), index=self.offset + index, partial_index=number)
         await _told(self.store.log_event(event))
 

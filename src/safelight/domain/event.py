@@ -41,7 +41,7 @@ def moved_on(
     job_id: JobId, status: JobStatus, at: datetime, *, attempt: Attempt | None = None, cancelled: bool = False
 ) -> JobEvent:
     """The event of a job that has moved on, because of `attempt` where there is one."""
-    data: dict[str, Any] = {"status": status.value}
+    data: dict[str, Any] = {"status": status}
     if cancelled:
         data["cancelled"] = True
     if attempt is not None:
@@ -89,10 +89,10 @@ def attempt_facts(attempt: Attempt) -> Mapping[str, Any]:
         "model": attempt.target.model,
         "key": attempt.key_name,
         "n": attempt.n,
-        "state": attempt.state.value,
-        "error_class": attempt.error_class.value if attempt.error_class else None,
+        "state": attempt.state,
+        "error_class": attempt.error_class,
         "code": attempt.error.code if attempt.error else None,
-        "charged": attempt.charged.value if attempt.charged else None,
+        "charged": attempt.charged,
         "duration_s": (attempt.ended_at - attempt.started_at).total_seconds() if attempt.ended_at else None,
     }
     return {name: value for name, value in facts.items() if value is not None}

@@ -25,7 +25,7 @@ class JobStatus(StrEnum):
     @property
     def terminal(self) -> bool:
         """Whether it has ended, until the caller consents to a retry."""
-        return self in {JobStatus.COMPLETED, JobStatus.FAILED}
+        return self is JobStatus.COMPLETED or self is JobStatus.FAILED
 
 
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
@@ -58,7 +58,7 @@ class AttemptState(StrEnum):
     @property
     def open(self) -> bool:
         """Whether its end is still to come."""
-        return self in {AttemptState.STARTED, AttemptState.ACCEPTED}
+        return self is AttemptState.STARTED or self is AttemptState.ACCEPTED
 
 
 class JobError(Struct, frozen=True, kw_only=True, omit_defaults=True):

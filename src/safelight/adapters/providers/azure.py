@@ -179,7 +179,7 @@ class Azure(BaseProvider):
         """Generate, or edit. There is no variation call: an edit with a neutral prompt stands in for it."""
         if self._tokens is None:
             return await self._exchange(call)
-        call = replace(call, key=await self._tokens.key(call.key.name))
+        call = msgspec.structs.replace(call, key=await self._tokens.key(call.key.name))
         try:
             done = await self._exchange(call)
         except ProviderAuthError as exc:
@@ -195,7 +195,9 @@ class Azure(BaseProvider):
             done = await buy_pictures(self._http, call, self._url(call.model, "generations"), json_body(fields))
         else:
             done = await buy_pictures(self._http, call, self._url(call.model, "edits"), edit_form(call, fields))
-        return replace(done, model=call.model)  # what the deployment is called is the operator's business
+        return msgspec.structs.replace(
+            done, model=call.model
+        )  # what the deployment is called is the operator's business
 
     def _url(self, model: str, route: str) -> URL:
         if self._options.api == "v1":

@@ -209,7 +209,7 @@ class Bedrock(StabilityServices[_Wire]):
             url, _to_sign(call.request), body_sha256=await pictures.sha256(fields), credentials=credentials
         )
         # The token is the one secret that travels, so it is what must stay out of messages.
-        call = replace(call, key=replace(call.key, value=credentials.token))
+        call = msgspec.structs.replace(call, key=replace(call.key, value=credentials.token))
         try:
             return await self._with_signature.buy(call, url, pictures.body(fields), headers=headers)
         except ProviderAuthError as exc:

@@ -126,7 +126,9 @@ class OpenAICompatible(BaseProvider):
         said = answer.read(_Reported).usage if self._profile.cost_micros else None
         if self._profile.cost_micros is None or not isinstance(said, Mapping):
             return result
-        return replace(result, usage=_tokens(said) or result.usage, cost_micros=self._profile.cost_micros(said))
+        return msgspec.structs.replace(
+            result, usage=_tokens(said) or result.usage, cost_micros=self._profile.cost_micros(said)
+        )
 
 
 async def _grey_mask(call: Call, route: Route) -> HeldPart | None:

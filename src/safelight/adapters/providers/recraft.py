@@ -116,7 +116,7 @@ class Recraft(BaseProvider):
         via = via_of(call.request) if route is _IMAGE_TO_IMAGE else None
         result = await finished(_with_data(answer, said), base_url=self._http.base_url, via=via)
         model = call.model if route.model else route.path
-        return replace(result, model=result.model or model, cost_micros=_cost_micros(said.credits))
+        return msgspec.structs.replace(result, model=result.model or model, cost_micros=_cost_micros(said.credits))
 
     async def _body(self, call: Call, route: _Route) -> Body:
         """Write JSON, not a form: only there nested extra parameters keep their shape."""

@@ -97,7 +97,7 @@ class Vertex(BaseProvider):
         way = await self._way(call.key)
         url = way.http.url(f"{self._version}{way.path}publishers/google/{model_path(call.model)}")
         try:
-            answer = await way.http.buy(replace(call, key=way.key), url, body, headers=way.headers)
+            answer = await way.http.buy(msgspec.structs.replace(call, key=way.key), url, body, headers=way.headers)
         except ProviderAuthError as exc:
             if exc.status == 401 and way.kept:
                 raise self._outdated(exc, way, call.key) from exc

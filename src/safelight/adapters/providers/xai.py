@@ -103,7 +103,7 @@ class XAI(BaseProvider):
         said = answer.read(_Said)
         shown = replace(answer, text=msgspec.json.encode({"data": _shown(answer, said), "model": said.model}))
         result = await finished(shown, base_url=self._http.base_url, via=via_of(call.request))
-        return replace(result, cost_micros=_cost_micros(said.usage))
+        return msgspec.structs.replace(result, cost_micros=_cost_micros(said.usage))
 
     def _body(self, call: Call) -> Body:
         """Name the fields as xAI does: one that it does not know is an error there."""
