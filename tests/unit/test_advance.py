@@ -16,7 +16,7 @@ from safelight.adapters.bell import LocalBell
 from safelight.adapters.blobs.local import LocalBlobStore
 from safelight.adapters.images import JobWorkspace
 from safelight.adapters.sql.jobs import SqlJobStore
-from safelight.application import advance
+from safelight.application import restraint
 from safelight.application.advance import Advance
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.ports import (
@@ -915,7 +915,7 @@ async def test_a_retry_that_would_be_one_too_many_waits(bench: Bench) -> None:
 async def test_what_is_remembered_of_models_does_not_grow_without_end(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advance, "_MOST_BREAKERS", 1)
+    monkeypatch.setattr(restraint, "_MOST_BREAKERS", 1)
     bench.offer(PAID, bench.paid, retry=RetryPolicy(max=0), breaker=BreakerPolicy(failures=1))
     bench.paid.answers = [ProviderUnavailable("down")] * 2
     engine = bench.engine()

@@ -32,9 +32,10 @@ from safelight.application.ports import (
 )
 from safelight.application.provider_entry import ProviderEntry
 from safelight.application.report import CallReport, Watchers
+from safelight.application.restraint import Restraint
 from safelight.application.sweep import drop_images
 from safelight.domain.access import allows_key
-from safelight.domain.breaker import FAULTS, Breaker
+from safelight.domain.breaker import FAULTS
 from safelight.domain.capability import refuse_retired
 from safelight.domain.errors import (
     ErrorClass,
@@ -71,7 +72,6 @@ from safelight.domain.plan import (
     repeats,
 )
 from safelight.domain.price import cost_micros
-from safelight.domain.retry_budget import RetryBudget
 from safelight.domain.switch import Switch
 from safelight.log_context import work_for
 
@@ -87,8 +87,6 @@ _OVER_BUDGET_S = (1.0, 5.0)
 """How long a retry waits that would be one too many."""
 _PAUSED_S = (20.0, 40.0)
 """When to look again whether a provider is paused: not all of its jobs at once."""
-_MOST_BREAKERS = 10_000
-"""Models are named by callers; what is remembered of them must not grow without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +103,11 @@ class Advance:
     random: Random = field(default_factory=Random)
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     keys: KeyPool = field(default_factory=KeyPool)
+    restraint: Restraint = field(default_factory=Restraint)
     watchers: Watchers = field(default_factory=Watchers)
     callback_address: Callable[[ProviderName, JobId], CallbackAddress] | None = None
     observer: Observer = field(default_factory=Deaf)
     switches: Callable[[ProviderName], Switch] = lambda _: Switch.ON
-    _breakers: dict[Target, Breaker] = field(default_factory=dict)
-    """Of the targets whose last call failed; the others are closed."""
-    _budgets: dict[ProviderName, RetryBudget] = field(default_factory=dict)
 
     async def step(self, job_id: JobId) -> Again | None:
         """Do what is to be done now; say when to come back, `None` when the job has ended.
@@ -144,16 +140,11 @@ class Advance:
 
     async def _advance(self, history: JobHistory) -> Again | None:
         job = history.job
-        routes = [self._route(job, target) for target in job.request.targets]
-        match decide(history, routes, on_unknown=self.on_unknown, now=self.clock.now()):
-            case Start() as start if routes[start.route].target.provider != job.lane:
-                return await self._move(job, routes[start.route].target.provider, self.clock.now())
-            case Start() as start if self.switches(routes[start.route].target.provider) is Switch.PAUSED:
-                return await self._move(job, job.lane, self._in(self.random.uniform(*_PAUSED_S)))
-            case Start() as start if (until := self._put_off(history, routes[start.route].target)) is not None:
-                return await self._move(job, job.lane, until)
+        now = self.clock.now()
+        routes = [self._route(job, target, now) for target in job.request.targets]
+        match decide(history, routes, on_unknown=self.on_unknown, now=now):
             case Start() as start:
-                return await self._start(history, routes, start)
+                return await self._begin(history, routes, start, now)
             case Poll(attempt=attempt, stop=stop):
                 return await self._poll(history, routes, attempt, stop=stop)
             case Abandon(attempt=attempt):
@@ -161,14 +152,14 @@ class Advance:
             case Wait(until=until, route=route):
                 return await self._move(job, routes[route].target.provider, until)
             case Complete(shortfall=shortfall):
-                await self._finish(history, error=shortfall)
+                await self._finish(history, now, error=shortfall)
             case GiveUp(error=error):
-                await self._finish(history, error=error)
+                await self._finish(history, now, error=error)
             case never:
                 assert_never(never)
         return None
 
-    def _route(self, job: Job, target: Target) -> Route:
+    def _route(self, job: Job, target: Target, now: datetime) -> Route:
         """See how a target can be used now."""
         request, allowed = job.request, job.provider_keys.get(str(target))
         entry = self.providers.get(target.provider)
@@ -182,7 +173,7 @@ class Advance:
             keys = [key for key in keys if allows_key(allowed, key.key.name)]
         if request.key_name is not None:
             keys = [key for key in keys if key.key.name == request.key_name]
-        names, waits = self.keys.usable(target, keys, self.clock.now())
+        names, waits = self.keys.usable(target, keys, now)
         spec = entry.provider.spec(target.model)
         return Route(
             target=target,
@@ -193,26 +184,17 @@ class Advance:
             deduplicated=entry.deduplicated,
             retry=entry.retry,
             max_n=spec.max_n if spec else entry.provider.max_n,
-            refusal=self._refusal(request, target, names, entry.provider),
+            refusal=self._refusal(request, target, names, entry.provider, now),
         )
 
     def _closed_until(self, target: Target) -> datetime | None:
         """Until when a target is left alone, because it fails or because the operator says so."""
         if self.switches(target.provider) is Switch.DRAINING:
             return self._in(self.random.uniform(*_PAUSED_S))
-        breaker = self._breakers.get(target)
-        return breaker.open_until if breaker else None
-
-    def open_breakers(self, now: datetime) -> Mapping[Target, datetime]:
-        """The targets that are left alone now, and until when."""
-        return {
-            target: breaker.open_until
-            for target, breaker in self._breakers.items()
-            if breaker.open_until is not None and breaker.open_until > now
-        }
+        return self.restraint.closed_until(target)
 
     def _refusal(
-        self, request: ImageRequest, target: Target, names: tuple[str | None, ...], provider: Provider
+        self, request: ImageRequest, target: Target, names: tuple[str | None, ...], provider: Provider, now: datetime
     ) -> JobError | None:
         """Why a target cannot be used at all."""
         if not names:
@@ -222,54 +204,11 @@ class Advance:
             )
         if spec := provider.spec(target.model):
             try:
-                refuse_retired(spec, request, provider.specs, self.clock.now().date())
+                refuse_retired(spec, request, provider.specs, now.date())
                 spec.check(request)
             except UnsupportedFeature as error:
                 return JobError(status_code=400, code=error.code, message=error.message, param=error.param)
         return None
-
-    def _put_off(self, history: JobHistory, target: Target) -> datetime | None:
-        """Book a call that is about to be made, or say until when it must wait: a retry that would be one too many."""
-        entry, now = self.providers[target.provider], self.clock.now()
-        budget = self._budgets.get(target.provider)
-        if budget is None:
-            budget = self._budgets[target.provider] = RetryBudget(share=entry.retry.share, least=entry.retry.least)
-        last = history.run[-1] if history.run else None
-        retry = (
-            last is not None
-            and last.target.provider == target.provider
-            and last.error_class not in {None, ErrorClass.ABANDONED}  # where we stopped, the provider is not at fault
-        )
-        if retry and not budget.allows(now):
-            log.info("retry_put_off", job_id=history.job.id, provider=target.provider)
-            return self._in(self.random.uniform(*_OVER_BUDGET_S))
-        budget.count(now, retry=retry)
-        return None
-
-    def _probe(self, target: Target) -> None:
-        """Where a call goes to see whether a target is back, hold back all others meanwhile."""
-        breaker = self._breakers.get(target)
-        if breaker is not None and breaker.open_until is not None:
-            log.info("breaker_half_open", target=str(target))
-            self._breakers[target] = breaker.probed(self.providers[target.provider].breaker, self.clock.now())
-
-    def _answered(self, target: Target) -> None:
-        """Learn that somebody is there."""
-        breaker = self._breakers.pop(target, None)
-        if breaker is not None and breaker.open_until is not None:
-            log.warning("breaker_closed", target=str(target))
-
-    def _faulted(self, target: Target) -> None:
-        """Learn that nobody answered, or with a 5xx."""
-        entry = self.providers.get(target.provider)
-        if entry is None:
-            return
-        if len(self._breakers) >= _MOST_BREAKERS:
-            self._breakers.clear()
-        before = self._breakers.get(target, Breaker())
-        after = self._breakers[target] = before.failed(entry.breaker, self.clock.now())
-        if after.open_until is not None and before.open_until is None:
-            log.warning("breaker_open", target=str(target), failures=after.failures, until=after.open_until.isoformat())
 
     def _learn(self, attempt: Attempt, error: ProviderError, until: datetime) -> None:
         """Learn from a failure what other jobs should know."""
@@ -285,7 +224,18 @@ class Advance:
         await self.store.postpone(job.id, lane=lane, due_at=at)
         return Again(at=at, lane=lane)
 
-    async def _start(self, history: JobHistory, routes: list[Route], start: Start) -> Again | None:
+    async def _begin(self, history: JobHistory, routes: list[Route], start: Start, now: datetime) -> Again | None:
+        """Start a call, unless it is another lane's or has to wait."""
+        job, target = history.job, routes[start.route].target
+        if target.provider != job.lane:
+            return await self._move(job, target.provider, now)
+        if self.switches(target.provider) is Switch.PAUSED:
+            return await self._move(job, job.lane, self._in(self.random.uniform(*_PAUSED_S)))
+        if not self.restraint.allows(history, target, self.providers[target.provider].retry, now):
+            return await self._move(job, job.lane, self._in(self.random.uniform(*_OVER_BUDGET_S)))
+        return await self._start(history, routes, start, now)
+
+    async def _start(self, history: JobHistory, routes: list[Route], start: Start, now: datetime) -> Again | None:
         job, target = history.job, routes[start.route].target
         attempt = Attempt(
             number=len(history.attempts) + 1,
@@ -294,10 +244,10 @@ class Advance:
             key_name=start.key_name,
             n=start.n,
             state=AttemptState.STARTED,
-            started_at=self.clock.now(),
+            started_at=now,
         )
         entry = self.providers[target.provider]
-        self._probe(target)
+        self.restraint.probe(target, entry.breaker, now)
         self.keys.hold(job.id, target.provider, entry.entry(start.key_name))
         await self.store.start_attempt(job.id, attempt, limited=job if job.max_running is not None else None)
         self.observer.attempt_started(job, attempt, after=history.attempts[-1] if history.attempts else None)
@@ -327,7 +277,7 @@ class Advance:
         return outcome
 
     async def _accepted(self, job: Job, attempt: Attempt, accepted: Accepted) -> Again:
-        self._answered(attempt.target)
+        self.restraint.answered(attempt.target)
         due_at = self._in(accepted.poll_after_s)
         attempt = replace(attempt, state=AttemptState.ACCEPTED, handle=accepted.handle)
         await self._surely(lambda: self.store.accept_attempt(job.id, attempt, due_at=due_at))
@@ -447,7 +397,7 @@ class Advance:
         """Book what an exchange brought."""
         if isinstance(outcome, ProviderError):
             return self._failed(history, routes, attempt, outcome)
-        self._answered(attempt.target)
+        self.restraint.answered(attempt.target)
         return replace(
             attempt,
             state=AttemptState.SUCCEEDED,
@@ -481,9 +431,11 @@ class Advance:
         retry_at = now + timedelta(seconds=error.retry_after_s or backoff_s)
         self._learn(attempt, error, retry_at)
         if error.error_class in FAULTS:
-            self._faulted(attempt.target)
+            entry = self.providers.get(attempt.target.provider)
+            if entry is not None:
+                self.restraint.faulted(attempt.target, entry.breaker, now)
         elif error.error_class is not ErrorClass.ABANDONED:
-            self._answered(attempt.target)
+            self.restraint.answered(attempt.target)
         return replace(
             attempt,
             state=AttemptState.UNKNOWN if error.error_class.may_be_charged else AttemptState.FAILED,
@@ -512,10 +464,10 @@ class Advance:
         now = self.clock.now()
         match decide(history, routes, on_unknown=self.on_unknown, now=now):
             case Complete(shortfall=shortfall):
-                await self._finish(history, error=shortfall, attempt=attempt)
+                await self._finish(history, now, error=shortfall, attempt=attempt)
                 return None
             case GiveUp(error=error):
-                await self._finish(history, error=error, attempt=attempt)
+                await self._finish(history, now, error=error, attempt=attempt)
                 return None
             case Start(route=route):
                 again = Again(at=now, lane=routes[route].target.provider)
@@ -528,10 +480,12 @@ class Advance:
         await self._surely(lambda: self.store.end_attempt(history.job.id, attempt, lane=again.lane, due_at=again.at))
         return again
 
-    async def _finish(self, history: JobHistory, *, error: JobError | None, attempt: Attempt | None = None) -> None:
+    async def _finish(
+        self, history: JobHistory, now: datetime, *, error: JobError | None, attempt: Attempt | None = None
+    ) -> None:
         """Settle the job; `attempt` is the one whose end led to it, already part of the history."""
         job, cancelled = history.job, history.job.cancelled_at is not None
-        ending = settle(job, history.attempts, error=error, now=self.clock.now())
+        ending = settle(job, history.attempts, error=error, now=now)
         tries = len(history.attempts)
         ended = without_pictures(attempt) if attempt and cancelled else attempt
         if cancelled:  # nobody will be shown them, whatever comes between this and the commit
@@ -539,10 +493,10 @@ class Advance:
         try:
             await self._surely(lambda: self.store.finish(job.id, ending, tries=tries, attempt=ended))
         except Superseded:
-            now = await self._surely(lambda: self.store.get(job.id))
-            if cancelled or now is None or now.cancelled_at is None:
+            newest = await self._surely(lambda: self.store.get(job.id))
+            if cancelled or newest is None or newest.cancelled_at is None:
                 raise
-            await self._finish(replace(history, job=now), error=error, attempt=attempt)
+            await self._finish(replace(history, job=newest), self.clock.now(), error=error, attempt=attempt)
             return
         begun = history.run[0].started_at if history.run else None
         self.observer.ended(replace(job, started_at=job.started_at or begun), ending)

@@ -113,7 +113,7 @@ class ReadQueue:
         return QueueState(
             at=now,
             lanes=lanes,
-            open_breakers=self.advance.open_breakers(now),
+            open_breakers=self.advance.restraint.open_breakers(now),
             keys=tuple(self._keys(now)),
             held_micros=counted.held_micros,
             webhooks_pending=counted.webhooks,
