@@ -5,7 +5,6 @@ every route and two layers of exception handling, twice: most of what a poll of 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import cached_property
 from inspect import iscoroutinefunction
 from typing import Any, cast
 
@@ -92,10 +91,14 @@ class Api:
 class _Request(Request):
     """Starlette's, with headers that are found faster."""
 
-    @cached_property
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        super().__init__(scope, receive)
+        self._named = NamedHeaders(scope)
+
+    @property
     def headers(self) -> NamedHeaders:
         """What the request's headers say."""
-        return NamedHeaders(self.scope)
+        return self._named
 
 
 class RouteTable:
