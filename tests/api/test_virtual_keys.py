@@ -288,7 +288,8 @@ async def test_a_key_may_see_all_jobs_of_its_team(tmp_path: Path) -> None:
 
 async def test_every_answer_carries_the_headers_that_keep_browsers_honest(keyed: ServedGateway) -> None:
     async with Client(keyed.url, {"Origin": "https://elsewhere.example"}) as client:
-        for path in ("/health", "/", "/docs", "/nowhere", "/v1/async/jobs/x", "/api/usage"):
+        pages = ("/", "/console/main.js", "/docs", "/docs/docs.js")
+        for path in (*pages, "/health", "/nowhere", "/v1/async/jobs/x", "/api/usage"):
             headers = (await client.get(path)).headers
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["referrer-policy"] == "no-referrer"

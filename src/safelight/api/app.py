@@ -81,8 +81,7 @@ class Api:
             except Exception as error:  # noqa: BLE001 - each gets its answer, whatever it is
                 response = error_response(request, error)
             status = response.status_code
-            names = {name for name, _ in response.raw_headers}
-            response.raw_headers += [header for header in _SECURITY_HEADERS if header[0] not in names]
+            response.raw_headers += _SECURITY_HEADERS
             await response(scope, receive, send)
         finally:
             self._access.ended(scope, status, begun)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-ASSET_HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+ASSET_HEADERS = {"Cache-Control": "no-cache"}
 
 PAGE_HEADERS = {
     **ASSET_HEADERS,
@@ -17,7 +17,6 @@ PAGE_HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
 }
 
 

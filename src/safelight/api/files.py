@@ -52,7 +52,6 @@ async def _file(request: Request) -> Response:
         "Accept-Ranges": "bytes",
         "Cache-Control": f"private, max-age={left_s}, immutable",
         "Content-Disposition": f'inline; filename="{name}.{EXTENSIONS[image.content_type]}"',
-        "X-Content-Type-Options": "nosniff",
     }
     if _holds(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(status_code=304, headers=headers)
