@@ -4,7 +4,8 @@ For ids and names that nobody may guess. Keys and other secrets that last come s
 """
 
 import os
-from uuid import UUID
+
+from safelight.domain.ids import uuid_of
 
 _PIECE_BYTES = 16
 _FETCHED_BYTES = 4096
@@ -26,4 +27,4 @@ def random_bytes(count: int) -> bytes:
 
 def random_uuid() -> str:
     """Give a UUID, version 4."""
-    return str(UUID(bytes=random_bytes(16), version=4))
+    return uuid_of(random_bytes(16))

@@ -4,7 +4,7 @@ import os
 from datetime import timedelta
 from uuid import UUID
 
-from safelight.domain.ids import new_job_id
+from safelight.domain.ids import new_job_id, uuid_of
 from tests.making import NOON
 
 
@@ -13,6 +13,11 @@ def test_a_job_id_is_a_uuid_of_version_4() -> None:
         made = new_job_id(NOON, noise)
         assert (len(made), made) == (36, str(UUID(made)))
         assert (UUID(made).version, UUID(made).variant) == (4, UUID(int=0, version=4).variant)
+
+
+def test_a_uuid_is_what_the_library_makes_of_the_bytes() -> None:
+    for content in (bytes(16), b"\xff" * 16, *(os.urandom(16) for _ in range(100))):
+        assert uuid_of(content) == str(UUID(bytes=content, version=4))
 
 
 def test_ids_of_one_moment_differ() -> None:

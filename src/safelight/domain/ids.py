@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import NewType
-from uuid import UUID
 
 JobId = NewType("JobId", str)
 """A UUID, version 4, lower case, 36 characters; made by `new_job_id`."""
@@ -24,6 +23,8 @@ DeliveryId = NewType("DeliveryId", str)
 """The random UUID of one event's delivery, which receivers see as `webhook-id`."""
 
 _UUID_CHARS = 36
+_FREE_BITS = 0xFFFFFFFF_FFFF_0FFF_3FFF_FFFFFFFFFFFF
+_VERSION_4 = 0x00000000_0000_4000_8000_000000000000
 _MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -34,7 +35,13 @@ def new_job_id(moment: datetime, noise: bytes) -> JobId:
     The time comes first, so that the rows of new jobs are neighbours in every index. Ids that are random as a whole would
     each touch other pages of it, and a store of a million jobs would write several times as much.
     """
-    return JobId(str(UUID(bytes=((moment - _EPOCH) // _MILLISECOND).to_bytes(6) + noise, version=4)))
+    return JobId(uuid_of(((moment - _EPOCH) // _MILLISECOND).to_bytes(6) + noise))
+
+
+def uuid_of(content: bytes) -> str:
+    """Write sixteen bytes as a UUID, version 4, which fixes six of their bits. `uuid.UUID` takes three times as long."""
+    digits = f"{int.from_bytes(content) & _FREE_BITS | _VERSION_4:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def blob_hour(moment: datetime) -> str:
