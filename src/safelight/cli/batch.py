@@ -4,18 +4,15 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from safelight.cli import options
 from safelight.cli.connection import PATIENCE_S
@@ -23,6 +20,7 @@ from safelight.cli.errand import Place, carried_out, place, print_json
 from safelight.cli.faults import ExitCode, UsageError, explained, fail, note
 from safelight.cli.images import BY_DEFAULT
 from safelight.cli.pictures import slug, suffix
+from safelight.cli.progress import Waiting
 from safelight.cli.tables import columns, moment
 from safelight.client import (
     AsyncBatch,
@@ -281,49 +279,28 @@ class Folder:
         return self.path / f"{number:0{width}}-{slug(self.orders[number]['prompt'])}{which}{suffix(content_type)}"
 
 
-class Lines:
-    """A bar, in a terminal alone; it vanishes in the end."""
+class Lines(Waiting):
+    """How many lines have ended."""
 
     def __init__(self, folder: Folder) -> None:
         """Show what is done already."""
-        self._folder = folder
-        console = Console(stderr=True)
-        self._bar = Progress(
+        super().__init__(
             TextColumn("lines"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
+            told="",
+            total=len(folder.orders),
         )
-        self._task = self._bar.add_task("", total=len(folder.orders))
+        self._folder = folder
         self.show()
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wipe it."""
-        self._bar.stop()
-
-    @property
-    def silent_s(self) -> float:
-        """How long nothing was heard, or since the waiting began."""
-        return time.monotonic() - self._heard_at
 
     def show(self) -> None:
         """Show how far it is."""
-        self._heard_at = time.monotonic()
         failed = sum(each.status == "failed" for each in self._folder.done.values())
-        told = f"[red]{failed} failed" if failed else ""
-        self._bar.update(self._task, completed=len(self._folder.done), description=told)
+        self.heard(f"[red]{failed} failed" if failed else "", completed=len(self._folder.done))
 
 
 async def _found(client: AsyncSafelight, batch_id: str | None) -> AsyncBatch | None:

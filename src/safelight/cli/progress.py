@@ -8,26 +8,19 @@ from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.progress import Progress as Bar
-from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from safelight.client import JobState
 
 
-class Progress:
-    """State, place in the queue and time; it vanishes in the end."""
+class Waiting:
+    """A line of some columns; it vanishes in the end."""
 
-    def __init__(self) -> None:
-        """Show nothing yet."""
+    def __init__(self, *columns: ProgressColumn, told: str, total: int | None = None) -> None:
+        """`told` is its first description; of `total` parts, where they can be counted."""
         self._console = Console(stderr=True)
-        self._bar = Bar(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._line: TaskID = self._bar.add_task("starting", total=None)
+        self._bar = Bar(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._line = self._bar.add_task(told, total=total)
         self._heard_at = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -43,13 +36,25 @@ class Progress:
 
     @property
     def silent_s(self) -> float:
-        """How long nothing was heard of the job, or since the waiting began."""
+        """How long nothing was heard, or since the waiting began."""
         return time.monotonic() - self._heard_at
+
+    def heard(self, told: str, completed: int | None = None) -> None:
+        """Tell what was heard."""
+        self._heard_at = time.monotonic()
+        self._bar.update(self._line, description=told, completed=completed)
+
+
+class Progress(Waiting):
+    """State, place in the queue and time of one job."""
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        super().__init__(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), told="starting")
 
     def show(self, job: JobState) -> None:
         """Tell how a job fares."""
-        self._heard_at = time.monotonic()
-        self._bar.update(self._line, description=_described(job))
+        self.heard(_described(job))
 
     def above(self, what: RenderableType) -> None:
         """Print something that stays, above the line."""
