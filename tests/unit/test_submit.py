@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
+from msgspec import structs
 
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.application.ports import JobFilter
@@ -110,9 +111,9 @@ async def test_a_retired_model_is_refused_before_all_else(store: SqlJobStore) ->
 
 async def test_a_replay_changes_nothing_and_tells_of_the_first(store: SqlJobStore) -> None:
     desk = Desk(store)
-    first = await desk.submit.accept(replace(submission(), idempotency_key="k"))
-    again = await desk.submit.accept(replace(submission(), idempotency_key="k"))
+    first = await desk.submit.accept(structs.replace(submission(), idempotency_key="k"))
+    again = await desk.submit.accept(structs.replace(submission(), idempotency_key="k"))
     assert (first.replayed, again.replayed, again.job) == (False, True, first.job)
     with pytest.raises(IdempotencyConflict):
-        await desk.submit.accept(replace(submission(), idempotency_key="k", request=request(prompt="a dog")))
+        await desk.submit.accept(structs.replace(submission(), idempotency_key="k", request=request(prompt="a dog")))
     assert len((await store.list_jobs(JobFilter())).jobs) == 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
+from msgspec import Struct
 
 from safelight.application.ports import Call, Clock, JobStore, Provider
 from safelight.domain.errors import ProviderError, ProviderUnavailable, StorageError, Superseded
@@ -22,8 +23,7 @@ _WATCH_PAUSE_S = 5.0
 """After a look that failed."""
 
 
-@dataclass(slots=True, kw_only=True)
-class CallReport:
+class CallReport(Struct, kw_only=True):
     """See `Report`. At most as many previews are kept of each picture as the caller has asked for."""
 
     store: JobStore
@@ -33,10 +33,10 @@ class CallReport:
     n: int
     offset: int
     """How many pictures of the job were made before."""
-    _percent: int | None = field(init=False)
+    _percent: int | None = None
     _told_at: datetime | None = None
     _share: float = 0.0
-    _previews: dict[int, int] = field(default_factory=dict)
+    _previews: dict[int, int] = {}
 
     def __post_init__(self) -> None:
         """Go on from what was told before."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from safelight.application.backlog import Backlog
 from safelight.application.govern import NOTHING_SAID, Govern
 from safelight.application.observer import Deaf, Observer
@@ -18,11 +20,10 @@ from safelight.domain.job import Idempotency, Job
 from safelight.domain.ledger import Terms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(Struct, frozen=True, kw_only=True):
     """A checked request with what came around it. `job_id` is chosen before its images are stored."""
 
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
     idempotency_key: str | None = None
 
     job_id: JobId
@@ -36,8 +37,7 @@ class Submission:
     """Who is to hear of the job."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(Struct, frozen=True, kw_only=True):
     """The job that a submission made, or that an earlier one under the same key had made."""
 
     job: Job

@@ -1,9 +1,10 @@
 """The job store in SQL that every engine accepts."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+from msgspec import Struct
 
 from safelight.adapters.sql import events, holds, outbox, rows, search, usage
 from safelight.adapters.sql.database import Database, Row, Transaction
@@ -150,8 +151,7 @@ class JobMemory(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
+class NewJob(Struct, frozen=True):
     """A job with the rows that it becomes, encoded before its transaction begins."""
 
     job: Job
