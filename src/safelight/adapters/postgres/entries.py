@@ -45,6 +45,12 @@ _REMOVE = """
 DELETE FROM pgqueuer AS entry USING unnest($1::bigint[], $2::integer[]) AS done (id, attempts)
 WHERE entry.id = done.id AND entry.attempts = done.attempts AND entry.queue_manager_id = $3
 """
+# Asked before PgQueuer's hand-out, which takes far longer, to plan alone: its table tells of every change, also of the end
+# of entries, and mostly nothing waits then.
+_ANY_DUE = """
+SELECT EXISTS (SELECT FROM pgqueuer WHERE status = 'queued' AND execute_after <= now())
+    OR EXISTS (SELECT FROM pgqueuer WHERE status = 'picked' AND heartbeat < now() - $1::interval AND execute_after <= now())
+"""
 _POSITIONS = """
 SELECT own.dedupe_key, (
     SELECT count(*) FROM (
@@ -116,6 +122,12 @@ async def remove(transaction: Transaction, entries: Sequence[Entry], *, worker: 
         await transaction.execute(
             _REMOVE, [entry.id for entry in entries], [entry.attempts for entry in entries], worker
         )
+
+
+async def any_due(transaction: Transaction, *, lease: timedelta) -> bool:
+    """Whether there is an entry that could be handed out if its lane has a free seat."""
+    row = await transaction.fetch_one(_ANY_DUE, lease)
+    return row is not None and bool(row[0])
 
 
 async def positions(transaction: Transaction, job_ids: Sequence[JobId]) -> Mapping[JobId, int]:

@@ -18,6 +18,7 @@ from random import Random
 from uuid import uuid4
 
 import structlog
+from pgqueuer.domain import models
 from pgqueuer.domain.types import JobId as EntryId
 from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
 from pgqueuer.ports.repository import EntrypointExecutionParameter
@@ -65,6 +66,10 @@ class PostgresQueue:
         self._database = database
         self._concurrency = concurrency
         self._seats: dict[str, int] = {**{str(lane): seats for lane, seats in lanes.items()}, _OTHER: _OTHER_SLOTS}
+        self._limits = {
+            QueueEntrypoint(lane): EntrypointExecutionParameter(concurrency_limit=seats)
+            for lane, seats in self._seats.items()
+        }
         self._lease = lease
         self._now = now
         self._pgq = Pgq()
@@ -176,18 +181,7 @@ class PostgresQueue:
         wanted = min(self._concurrency - len(self._steps), _MOST_AT_ONCE)
         if wanted <= 0 or self._stopping:
             return False
-        picked = await self._database.read(
-            lambda transaction: self._pgq.on(transaction).dequeue(
-                batch_size=wanted,
-                entrypoints={
-                    QueueEntrypoint(lane): EntrypointExecutionParameter(concurrency_limit=seats)
-                    for lane, seats in self._seats.items()
-                },
-                queue_manager_id=QueueManagerId(self._worker),
-                global_concurrency_limit=None,
-                heartbeat_timeout=self._lease,
-            )
-        )
+        picked = await self._database.read(lambda transaction: self._hand_out(transaction, wanted))
         own = {entry.id for entry in self._steps.values()}
         for row in picked:
             if row.id in own:  # a lease that lapsed while we were still at it
@@ -198,6 +192,17 @@ class PostgresQueue:
             self._steps[step] = entry
             step.add_done_callback(self._forget)
         return len(picked) == wanted
+
+    async def _hand_out(self, transaction: Transaction, wanted: int) -> Sequence[models.Job]:
+        if not await entries.any_due(transaction, lease=self._lease):
+            return ()
+        return await self._pgq.on(transaction).dequeue(
+            batch_size=wanted,
+            entrypoints=self._limits,
+            queue_manager_id=QueueManagerId(self._worker),
+            global_concurrency_limit=None,
+            heartbeat_timeout=self._lease,
+        )
 
     def _forget(self, step: "asyncio.Task[None]") -> None:
         del self._steps[step]
