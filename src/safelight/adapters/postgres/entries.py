@@ -22,6 +22,13 @@ from safelight.domain.ids import JobId, ProviderName
 NOBODY = UUID(int=0)
 MOST_COUNTED = 1000
 
+# PgQueuer enqueues lists, looks its sequence up in the catalogue and writes to its log, of which we keep nothing: of one
+# entry that is most of the work, and a submit makes one.
+_PUT = """
+INSERT INTO pgqueuer (priority, entrypoint, payload, execute_after, dedupe_key, status)
+VALUES ($1, $2, $3, now() + $4, $5, 'queued')
+ON CONFLICT (dedupe_key) WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL DO NOTHING
+"""
 _WAKE = """
 UPDATE pgqueuer SET attempts = attempts + 1, execute_after = LEAST(execute_after, now() + $2)
 WHERE dedupe_key = $1 AND status IN ('queued', 'picked')
@@ -94,6 +101,11 @@ class Back:
     lane: str
     delay: timedelta
     at_work: bool
+
+
+async def put(transaction: Transaction, job_id: JobId, *, lane: str, priority: int, delay: timedelta) -> bool:
+    """Make an entry that is due after `delay`; false where the job has one."""
+    return await transaction.execute(_PUT, priority, lane, job_id.encode(), delay, job_id) > 0
 
 
 async def wake(transaction: Transaction, job_id: JobId, delay: timedelta) -> bool:

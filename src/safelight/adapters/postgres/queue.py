@@ -1,7 +1,7 @@
 """The queue of several processes, on PgQueuer: it spreads the entries over the workers, within the limits of the lanes.
 
-PgQueuer brings the table, the enqueue in a transaction of ours, and the query that hands entries out: to one worker each,
-at most so many of a lane over all workers, those of dead workers too. Its own loop is not used. After a fault of the
+PgQueuer brings the table, and the query that hands entries out: to one worker each, at most so many of a lane over all
+workers, those of dead workers too. Its own loop is not used. After a fault of the
 database it waits for everything that runs before it goes on, calls to providers of minutes; it can end an entry or repeat
 it in the same lane, but ours move to other lanes and keep their seats; and it drops what is cancelled.
 
@@ -90,15 +90,8 @@ class PostgresQueue:
     ) -> None:
         """Have a job handed out at `at`, by an entry made in the transaction that writes the job. See `Enqueue`."""
         delay = at - self._now()
-        made = await self._pgq.on(transaction).enqueue(
-            self._lane(lane),
-            job_id.encode(),
-            priority=await fairness.priority(transaction, job_id, lane, turn) if turn is not None else 0,
-            execute_after=delay,
-            dedupe_key=job_id,
-            on_conflict="skip",
-        )
-        if made == [None]:
+        priority = await fairness.priority(transaction, job_id, lane, turn) if turn is not None else 0
+        if not await entries.put(transaction, job_id, lane=self._lane(lane), priority=priority, delay=delay):
             await entries.wake(transaction, job_id, delay)
 
     def wake(self, job_id: JobId, *, lane: ProviderName, at: datetime, turn: Turn | None = None) -> None:
