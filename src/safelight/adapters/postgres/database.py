@@ -59,6 +59,10 @@ class PostgresTransaction:
         changed = status.rpartition(" ")[2]
         return int(changed) if changed.isdecimal() else 0
 
+    async def change_one(self, statement: str, *values: Any) -> bool:
+        """See `Transaction.change_one`."""
+        return await self.execute(statement, *values) == 1
+
     async def execute_many(self, statement: str, rows: Iterable[Row]) -> None:
         """See `Transaction.execute_many`."""
         await self.connection.executemany(statement, rows)
@@ -129,8 +133,9 @@ class PostgresDatabase:
                 raise
         return cls(pool)
 
-    async def write(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
+    async def write(self, work: Work[T], *, then: Callable[[], None] | None = None, job_id: str | None = None) -> T:
         """See `Database.write`."""
+        del job_id  # each work of a shared commit has its round trips to itself
         if self._closed:
             raise StorageError("the storage is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()

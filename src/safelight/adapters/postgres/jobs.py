@@ -70,10 +70,15 @@ class PostgresJobStore(SqlJobStore):
     async def _insert(self, transaction: Transaction, new: NewJob) -> bool:
         return await transaction.execute(_INSERT, *new.values, *new.event[1:]) > 0
 
-    async def _start(self, transaction: Transaction, job: Row, attempt: Row, event: Row) -> Row | None:
+    async def _start(
+        self, transaction: Transaction, job: Row, attempt: Row, event: Row, known: Job | None
+    ) -> Row | None:
+        del known
         return await transaction.fetch_one(_START, *job, *attempt[1:], *event[1:])
 
-    async def _finish(self, transaction: Transaction, job: Row, attempt: Row | None, event: Row) -> Row | None:
+    async def _finish(
+        self, transaction: Transaction, job: Row, attempt: Row | None, event: Row, known: Job | None
+    ) -> Row | None:
         if attempt is None:
-            return await super()._finish(transaction, job, attempt, event)
+            return await super()._finish(transaction, job, attempt, event, known)
         return await transaction.fetch_one(_FINISH, *job, *attempt[1:], *event[1:])

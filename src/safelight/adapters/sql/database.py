@@ -14,6 +14,14 @@ class Transaction(Protocol):
         """Run a statement; how many rows it changed."""
         ...
 
+    async def change_one(self, statement: str, *values: Any) -> bool:
+        """Run a statement that is to change one row; whether it did.
+
+        It has each of its placeholders once, in their order, where it is an `INSERT` of values; where it goes by a row
+        that is there, nothing before its one `WHERE` reads another table.
+        """
+        ...
+
     async def execute_many(self, statement: str, rows: Iterable[Row]) -> None:
         """Run a statement once for each row of values."""
         ...
@@ -37,10 +45,12 @@ class Database(Protocol):
     settled: str
     """A condition on rows of `events`: no other transaction can write one before them any more."""
 
-    async def write(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
+    async def write(self, work: Work[T], *, then: Callable[[], None] | None = None, job_id: str | None = None) -> T:
         """Do `work` in one transaction; it is durable when this returns.
 
-        `then` is called in the event loop once it is, also when the caller has been cancelled meanwhile.
+        `then` is called in the event loop once it is, also when the caller has been cancelled meanwhile. `job_id` says that
+        what the work reads before a `change_one` is changed by no other work but those of this job: so those of several jobs
+        may be done in turns.
         """
         ...
 

@@ -33,7 +33,7 @@ def event_values(event: JobEvent) -> Row:
 
 async def append(transaction: Transaction, values: Row) -> None:
     """Write an event of a job that is there, whose row this transaction has written: so its events are in order."""
-    await transaction.execute(INSERT_EVENT, *values)
+    await transaction.change_one(INSERT_EVENT, *values)
 
 
 async def after(transaction: Transaction, job_id: JobId, seq: int, limit: int) -> Sequence[LoggedEvent]:

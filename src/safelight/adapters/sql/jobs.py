@@ -202,10 +202,11 @@ class SqlJobStore:
             if earlier is None:
                 self.inserted(new)
 
+        apart = job.id if terms is None else None  # terms are held against the jobs of others
         try:
-            await self._database.write(write, then=then)
+            await self._database.write(write, then=then, job_id=apart)
         except Superseded:  # now it can be seen
-            await self._database.write(write, then=then)
+            await self._database.write(write, then=then, job_id=apart)
         return earlier
 
     async def insert(self, transaction: Transaction, new: "NewJob") -> Job | None:
@@ -283,12 +284,12 @@ class SqlJobStore:
         started = (job_id, rows.to_micros(attempt.started_at), attempt.number, attempt.target.provider)
         values = rows.new_attempt_values(job_id, attempt)
         event = events.event_values(moved_on(job_id, JobStatus.PROCESSING, attempt.started_at, attempt=attempt))
-        topics = {job_id, EVERY_JOB}
+        topics, known = {job_id, EVERY_JOB}, self._memory.get(job_id)
 
         async def write(transaction: Transaction) -> None:
             if limited is not None:
                 await holds.refuse_to_run(transaction, limited)
-            webhook, earlier_attempts = _expect(await self._start(transaction, started, values, event), job_id)
+            webhook, earlier_attempts = _expect(await self._start(transaction, started, values, event, known), job_id)
             first = attempt.number == earlier_attempts + 1
             if webhook is not None and first and await outbox.owe(transaction, job_id, _STARTED, attempt.started_at):
                 topics.add(OUTBOX)
@@ -297,7 +298,8 @@ class SqlJobStore:
             self._memory.start(job_id, attempt)
             self._ring(*topics)
 
-        await self._database.write(write, then=then)
+        # How many of an owner's jobs run is counted over the jobs of others.
+        await self._database.write(write, then=then, job_id=job_id if limited is None else None)
 
     async def accept_attempt(self, job_id: JobId, attempt: Attempt, *, due_at: datetime) -> None:
         """See `JobStore.accept_attempt`."""
@@ -305,10 +307,12 @@ class SqlJobStore:
         lane = attempt.target.provider
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(ACCEPT_ATTEMPT, *values), job_id)
-            _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+            _expect_one(await transaction.change_one(ACCEPT_ATTEMPT, *values), job_id)
+            _expect_one(await transaction.change_one(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
 
-        await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
+        await self._database.write(
+            write, job_id=job_id, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at)
+        )
 
     async def end_attempt(self, job_id: JobId, attempt: Attempt, *, lane: ProviderName, due_at: datetime) -> None:
         """See `JobStore.end_attempt`."""
@@ -317,33 +321,37 @@ class SqlJobStore:
         event = events.event_values(moved_on(job_id, JobStatus.PROCESSING, at, attempt=attempt))
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(END_ATTEMPT, *values), job_id)
-            _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+            _expect_one(await transaction.change_one(END_ATTEMPT, *values), job_id)
+            _expect_one(await transaction.change_one(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
             await events.append(transaction, event)
 
         def then() -> None:
             self._memory.postpone(job_id, lane=lane, due_at=due_at)
             self._ring(job_id, EVERY_JOB)
 
-        await self._database.write(write, then=then)
+        await self._database.write(write, job_id=job_id, then=then)
 
     async def postpone(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
         """See `JobStore.postpone`."""
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+            _expect_one(await transaction.change_one(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
 
-        await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
+        await self._database.write(
+            write, job_id=job_id, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at)
+        )
 
     async def bring_forward(self, job_id: JobId, *, lane: ProviderName, due_at: datetime) -> None:
         """See `JobStore.bring_forward`."""
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
+            _expect_one(await transaction.change_one(POSTPONE, job_id, lane, rows.to_micros(due_at)), job_id)
             if self._enqueue:
                 await self._enqueue(transaction, job_id, lane, due_at, None)
 
-        await self._database.write(write, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at))
+        await self._database.write(
+            write, job_id=job_id, then=lambda: self._memory.postpone(job_id, lane=lane, due_at=due_at)
+        )
 
     async def finish(self, job_id: JobId, ending: Ending, *, tries: int, attempt: Attempt | None = None) -> None:
         """See `JobStore.finish`."""
@@ -352,10 +360,10 @@ class SqlJobStore:
         cancelled = ending.cancelled_at is not None
         moved = moved_on(job_id, ending.status, ending.completed_at, attempt=attempt, cancelled=cancelled)
         event = events.event_values(moved)
-        topics = {job_id, EVERY_JOB}
+        topics, known = {job_id, EVERY_JOB}, self._memory.get(job_id)
 
         async def write(transaction: Transaction) -> None:
-            webhook, estimates = _expect(await self._finish(transaction, values, ended, event), job_id)
+            webhook, estimates = _expect(await self._finish(transaction, values, ended, event, known), job_id)
             if estimates is not None:
                 await holds.close(transaction, job_id, estimates, ending.completed_at)
             if webhook is not None and await outbox.owe(transaction, job_id, events_of(ending), ending.completed_at):
@@ -365,21 +373,21 @@ class SqlJobStore:
             self._memory.finish(job_id, ending)
             self._ring(*topics)
 
-        await self._database.write(write, then=then)
+        await self._database.write(write, job_id=job_id, then=then)
 
     async def progress(self, job_id: JobId, share: float, *, attempt: int, at: datetime) -> None:
         """See `JobStore.progress`."""
         event = events.event_values(progressed(job_id, share, at))
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(SET_PROGRESS, job_id, share, attempt), job_id)
+            _expect_one(await transaction.change_one(SET_PROGRESS, job_id, share, attempt), job_id)
             await events.append(transaction, event)
 
         def then() -> None:
             self._memory.progress(job_id, share)
             self._ring(job_id, EVERY_JOB)
 
-        await self._database.write(write, then=then)
+        await self._database.write(write, job_id=job_id, then=then)
 
     async def cancel(self, job_id: JobId, at: datetime, *, lane: ProviderName, tries: int) -> None:
         """See `JobStore.cancel`."""
@@ -387,7 +395,7 @@ class SqlJobStore:
         event = events.event_values(moved_on(job_id, JobStatus.PROCESSING, at, cancelled=True))
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(CANCEL_JOB, *values), job_id)
+            _expect_one(await transaction.change_one(CANCEL_JOB, *values), job_id)
             await events.append(transaction, event)
             if self._enqueue:
                 await self._enqueue(transaction, job_id, lane, at, None)
@@ -396,16 +404,16 @@ class SqlJobStore:
             self._memory.cancel(job_id, at)
             self._ring(job_id, EVERY_JOB)
 
-        await self._database.write(write, then=then)
+        await self._database.write(write, job_id=job_id, then=then)
 
     async def stop_asked(self, job_id: JobId, attempt: Attempt) -> None:
         """See `JobStore.stop_asked`."""
         values = (job_id, attempt.number, rows.to_micros(attempt.stop_asked_at or attempt.started_at))
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(STOP_ASKED, *values), job_id)
+            _expect_one(await transaction.change_one(STOP_ASKED, *values), job_id)
 
-        await self._database.write(write)
+        await self._database.write(write, job_id=job_id)
 
     async def retry(self, job: Job, terms: Terms | None = None) -> None:
         """See `JobStore.retry`."""
@@ -414,7 +422,7 @@ class SqlJobStore:
         event = events.event_values(moved_on(job.id, job.status, at))
 
         async def write(transaction: Transaction) -> None:
-            _expect_one(await transaction.execute(RETRY_JOB, *values), job.id)
+            _expect_one(await transaction.change_one(RETRY_JOB, *values), job.id)
             if terms is not None:
                 await holds.take(transaction, job.id, job.owner, terms, at)
             await events.append(transaction, event)
@@ -435,7 +443,7 @@ class SqlJobStore:
             await transaction.execute(TOUCH_JOB, event.job_id)
             await events.append(transaction, values)
 
-        await self._database.write(write, then=lambda: self._ring(event.job_id, EVERY_JOB))
+        await self._database.write(write, job_id=event.job_id, then=lambda: self._ring(event.job_id, EVERY_JOB))
 
     async def events(self, job_id: JobId, *, after: int, limit: int) -> Sequence[LoggedEvent]:
         """See `JobStore.events`."""
@@ -526,26 +534,39 @@ class SqlJobStore:
 
     async def _insert(self, transaction: Transaction, new: NewJob) -> bool:
         """Write a new job and its event; false where its idempotency key is taken."""
-        if await transaction.execute(INSERT_JOB, *new.values) == 0:
+        if not await transaction.change_one(INSERT_JOB, *new.values):
             return False
         await events.append(transaction, new.event)
         return True
 
-    async def _start(self, transaction: Transaction, job: Row, attempt: Row, event: Row) -> Row | None:
-        """Write the start of an attempt; `STARTED`, or `None` where the job has moved on: the caller rolls back."""
-        row = await transaction.fetch_one(f"{START_JOB} RETURNING {STARTED}", *job)
-        if row is None or await transaction.execute(INSERT_ATTEMPT, *attempt) != 1:
+    async def _start(
+        self, transaction: Transaction, job: Row, attempt: Row, event: Row, known: Job | None
+    ) -> Row | None:
+        """Write the start of an attempt; `STARTED`, or `None` where the job has moved on: the caller rolls back.
+
+        `known` is the job, where memory has it: of an open job these facts do not change.
+        """
+        if not await transaction.change_one(START_JOB, *job) or not await transaction.change_one(
+            INSERT_ATTEMPT, *attempt
+        ):
             return None
         await events.append(transaction, event)
-        return row
+        if known is not None:
+            return known.webhook, known.earlier_attempts
+        return await transaction.fetch_one(f"SELECT {STARTED} FROM jobs WHERE id = $1", job[0])  # noqa: S608 - constants
 
-    async def _finish(self, transaction: Transaction, job: Row, attempt: Row | None, event: Row) -> Row | None:
-        """Write the end of a job and of its attempt; `FINISHED`, or `None` where it has moved on: the caller rolls back."""
-        if attempt and await transaction.execute(END_ATTEMPT, *attempt) != 1:
+    async def _finish(
+        self, transaction: Transaction, job: Row, attempt: Row | None, event: Row, known: Job | None
+    ) -> Row | None:
+        """Write the end of a job and of its attempt; `FINISHED`, or `None` where it has moved on: see `_start`."""
+        if attempt and not await transaction.change_one(END_ATTEMPT, *attempt):
             return None
-        if (row := await transaction.fetch_one(f"{FINISH_JOB} RETURNING {FINISHED}", *job)) is not None:
-            await events.append(transaction, event)
-        return row
+        if not await transaction.change_one(FINISH_JOB, *job):
+            return None
+        await events.append(transaction, event)
+        if known is not None:
+            return known.webhook, rows.estimates_column(known)
+        return await transaction.fetch_one(f"SELECT {FINISHED} FROM jobs WHERE id = $1", job[0])  # noqa: S608 - constants
 
     async def _fetch(self, statement: str, *values: object) -> Sequence[Row]:
         return await self._database.read(lambda transaction: transaction.fetch(statement, *values))
@@ -566,6 +587,6 @@ def _key_values(owner: str | None, idempotency_key: str, now: datetime) -> Row:
     return (idempotency_key, owner or "", rows.to_micros(now))
 
 
-def _expect_one(changed: int, job_id: JobId) -> None:
-    if changed != 1:
+def _expect_one(changed: bool, job_id: JobId) -> None:  # noqa: FBT001 - of one meaning
+    if not changed:
         raise Superseded(f"job {job_id} has moved on")

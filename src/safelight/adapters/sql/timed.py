@@ -20,11 +20,11 @@ class TimedDatabase:
         self._timed = timed
         self.settled = database.settled
 
-    async def write(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
+    async def write(self, work: Work[T], *, then: Callable[[], None] | None = None, job_id: str | None = None) -> T:
         """See `Database.write`."""
         begun = time.perf_counter()
         try:
-            return await self._database.write(work, then=then)
+            return await self._database.write(work, then=then, job_id=job_id)
         finally:
             self._timed("write", time.perf_counter() - begun)
 

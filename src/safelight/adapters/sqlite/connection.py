@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safelight.adapters.sqlite.together import JobWork, do_together
 from safelight.adapters.threads import BatchThread, Outcome
 from safelight.domain.errors import StorageError
 
@@ -13,12 +14,19 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 
 BUSY_TIMEOUT_S = 2.0
+_STATEMENTS_KEPT = 512
 
 
 def open_connection(path: Path, *, writes: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
     """Open the database: WAL, every commit synced to disk before it returns. Raises `StorageError`."""
     try:
-        connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path,
+            timeout=busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS_KEPT,
+        )
     except sqlite3.Error as error:
         raise _cannot_be_opened(path, error) from error
     try:
@@ -49,7 +57,8 @@ class Writer:
     """Runs functions of a connection, each batch in one transaction.
 
     A function that raises takes nothing with it: the batch is rolled back and every function of it runs again, alone.
-    So a function must depend on the connection and its own arguments only.
+    So a function must depend on the connection and its own arguments only. Those that are a `JobWork` are done together,
+    after the others.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +85,7 @@ class Writer:
         except sqlite3.Error as error:  # locked or read-only: no function's fault, and waiting for each would be long
             return [(None, translated(error)) for _ in batch]
         try:
-            outcomes = [(work(self._connection), None) for work in batch]
+            outcomes = [(value, None) for value in _all(self._connection, batch)]
             self._connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever went wrong is given to the caller it belongs to
             self._roll_back()
@@ -90,6 +99,22 @@ class Writer:
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+
+
+def _all(connection: sqlite3.Connection, batch: Sequence[Work]) -> Sequence[Any]:
+    """Do a batch within one transaction."""
+    if len(batch) == 1:
+        return [batch[0](connection)]
+    values: list[Any] = [None] * len(batch)
+    # Of one job's works, only the first; the others come after it.
+    first = {work.job_id: (place, work) for place, work in reversed([*enumerate(batch)]) if isinstance(work, JobWork)}
+    together = dict(first.values())
+    for place, value in zip(together, do_together(connection, [*together.values()]), strict=True):
+        values[place] = value
+    for place, work in enumerate(batch):
+        if place not in together:
+            values[place] = work(connection)
+    return values
 
 
 class Reader:

@@ -1,57 +1,26 @@
 """SQLite as a `Database`: one file, one process."""
 
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import closing
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from safelight.adapters.sql.database import Row, Work
+from safelight.adapters.sql.database import Transaction, Work
 from safelight.adapters.sqlite.connection import Reader, Writer, open_connection, translated
 from safelight.adapters.sqlite.migrate import migrate
+from safelight.adapters.sqlite.together import JobWork
+from safelight.adapters.sqlite.transaction import SqliteTransaction
 from safelight.domain.errors import StorageError
 
 T = TypeVar("T")
-
-
-@cache
-def _statement(text: str) -> str:
-    """SQLite numbers its placeholders with `?`."""
-    return text.replace("$", "?")
-
-
-class _Transaction:
-    """Statements on a connection of the thread that runs them: nothing here ever waits for the event loop."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    async def execute(self, statement: str, *values: Any) -> int:
-        """See `Transaction.execute`."""
-        return self._connection.execute(_statement(statement), values).rowcount
-
-    async def execute_many(self, statement: str, rows: Iterable[Row]) -> None:
-        """See `Transaction.execute_many`."""
-        self._connection.executemany(_statement(statement), rows)
-
-    async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
-        """See `Transaction.fetch`."""
-        return self._connection.execute(_statement(statement), values).fetchall()
-
-    async def fetch_one(self, statement: str, *values: Any) -> Row | None:
-        """See `Transaction.fetch_one`."""
-        row: Row | None = self._connection.execute(_statement(statement), values).fetchone()
-        return row
 
 
 def _done(work: Work[T]) -> Callable[[sqlite3.Connection], T]:
     """Turn work that awaits nothing but its transaction into a plain function of a connection."""
 
     def run(connection: sqlite3.Connection) -> T:
-        steps = work(_Transaction(connection))
+        steps = work(SqliteTransaction(connection))
         assert isinstance(steps, Coroutine)  # noqa: S101 - so is everything that `async def` makes
         try:
             steps.send(None)
@@ -83,9 +52,13 @@ class SqliteDatabase:
         self._lookup = open_connection(path, writes=False, busy_timeout_s=0)  # the event loop must not wait
         self._closed = False
 
-    async def write(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
+    async def write(self, work: Work[T], *, then: Callable[[], None] | None = None, job_id: str | None = None) -> T:
         """See `Database.write`."""
-        return await self._writer.run(_done(work), then=then)
+        done = _done(work)
+        if job_id is None:
+            return await self._writer.run(done, then=then)
+        begin = cast("Callable[[Transaction], Coroutine[Any, None, Any]]", work)
+        return cast("T", await self._writer.run(JobWork(job_id, begin, done), then=then))
 
     async def read(self, work: Work[T]) -> T:
         """See `Database.read`."""
