@@ -11,7 +11,7 @@ from safelight.domain.schedule import ask_again_s, left_s
 
 _WEIGHT = 0.2
 """Of the newest job in the running estimate."""
-_MOMENT_S = 0.1
+_MOMENT_S = 0.2
 """An end that is so near is waited for: cheaper for both sides than another question."""
 _MOST_TARGETS = 10_000
 """Models are named by callers; what is remembered of them must not grow without end."""

@@ -94,11 +94,12 @@ class DiskProcess:
 
 
 class _Connection(asyncio.Protocol):
-    """Requests go out as they come; the replies are in their order."""
+    """Those of one turn of the loop go out together; the replies are in their order."""
 
     def __init__(self) -> None:
         self.lost = False
         self._waiting: deque[asyncio.Future[tuple[Fate, int]]] = deque()
+        self._leaving: list[bytes] = []
         self._replies = b""
         self._end = asyncio.get_running_loop().create_future()
 
@@ -111,8 +112,14 @@ class _Connection(asyncio.Protocol):
         """Send one request; gives its reply."""
         reply: asyncio.Future[tuple[Fate, int]] = self._end.get_loop().create_future()
         self._waiting.append(reply)
-        self._transport.write(b"".join((REQUEST.pack(do, number, len(path), len(content)), path, content)))
+        if not self._leaving:
+            reply.get_loop().call_soon(self._flush)
+        self._leaving += (REQUEST.pack(do, number, len(path), len(content)), path, bytes(content))
         return await reply
+
+    def _flush(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        self._transport.writelines(leaving)
 
     async def close(self) -> None:
         """Wait for the replies, then close."""
