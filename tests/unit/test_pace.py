@@ -45,9 +45,9 @@ def test_the_latest_jobs_move_the_estimate() -> None:
 
 
 def test_a_question_is_held_only_where_the_end_is_near() -> None:
-    assert pace(50).moment_s(job()) == 0.1
+    assert pace(50).moment_s(job()) == 0.2
     assert pace(10_000).moment_s(job()) == 0.0
     nearly = job(status=JobStatus.PROCESSING, started_at=NOON)
-    assert pace(10_000, clock=FakeClock(NOON + timedelta(seconds=9.95))).moment_s(nearly) == 0.1
+    assert pace(10_000, clock=FakeClock(NOON + timedelta(seconds=9.95))).moment_s(nearly) == 0.2
     overdue = FakeClock(NOON + timedelta(seconds=20))
     assert pace(10_000, clock=overdue).moment_s(nearly) == 0.0
