@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, replace
 from datetime import date, timedelta
 from functools import partial
@@ -54,6 +54,7 @@ from safelight.application.deliver import Deliver
 from safelight.application.estimate import Estimate
 from safelight.application.follow import Follow, Tail
 from safelight.application.govern import Govern
+from safelight.application.keep_going import keep_going
 from safelight.application.key_pool import KeyEntry, KeyPool
 from safelight.application.observer import Observers
 from safelight.application.overrides import Override
@@ -275,6 +276,10 @@ def _configured(entry: WebhookSettings) -> ConfiguredEndpoint:
     )
 
 
+def _begun(name: str, work: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
+    return asyncio.create_task(keep_going(name, work))
+
+
 def _admin_door(settings: Settings) -> AdminDoor:
     key = settings.auth.admin_key
     return AdminDoor(key=key.get_secret_value() if key else None, loopback=settings.server.loopback)
@@ -488,14 +493,14 @@ class Gateway:
             routes=[*probe_routes(), *metrics_routes()] if server.role is Role.WORKER else None,
         )
         self._tasks = [
-            asyncio.create_task(self._metrics.watch_the_loop()),
-            asyncio.create_task(self._switches.follow()),
-            asyncio.create_task(self._watch_overrides()),
+            _begun("metrics", self._metrics.watch_the_loop),
+            _begun("switches", self._switches.follow),
+            _begun("overrides", self._watch_overrides),
         ]
         if server.role is not Role.API:
-            self._engine = asyncio.create_task(self._queue.run(advance.step))
+            self._engine = _begun("queue", partial(self._queue.run, advance.step))
             await self._work(self._deliver(events))
-            self._tasks.append(asyncio.create_task(self._feed().run()))
+            self._tasks.append(_begun("batches", self._feed().run))
 
     async def _open_callers(self) -> Callers:
         """Get to know the virtual keys, those of the settings included."""
@@ -534,8 +539,8 @@ class Gateway:
     async def _work(self, deliver: Deliver) -> None:
         if self._settings.storage.database_url is None:  # nobody else can be at work, so a lease is a dead process's
             await self._endpoints.drop_leases()
-        self._courier = asyncio.create_task(deliver.run())
-        self._tasks.append(asyncio.create_task(self._sweep_for_ever(deliver)))
+        self._courier = _begun("webhooks", deliver.run)
+        self._tasks.append(_begun("sweeper", partial(self._sweep_for_ever, deliver)))
 
     def _webhook_renderer(self, links: Links) -> WebhookRenderer:
         jobs = JobRenderer(blobs=self._blobs, links=links, providers=self._ports(), base_url=lambda: self._address)

@@ -313,6 +313,17 @@ async def flood(office: Office, owner: str, count: int, **members: Any) -> list[
     return [await office.submit(**{"owner": owner, "stride": STRIDE, **members}) for _ in range(count)]
 
 
+async def test_a_queue_that_is_run_again_takes_up_what_was_cancelled(open_office: OpenOffice) -> None:
+    office = await open_office(slots=1)
+    first = await office.submit(hold=True)
+    async with office.running():
+        assert await office.next() == [first.id]
+    office.held.clear()
+    second = await office.submit()
+    async with office.running():
+        assert set(await office.next(2)) == {first.id, second.id}
+
+
 async def test_one_owners_crowd_does_not_delay_anothers_single_job(open_office: OpenOffice) -> None:
     office = await open_office(slots=1)
     await flood(office, "crowd", 60)

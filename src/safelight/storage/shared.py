@@ -18,6 +18,7 @@ from safelight.adapters.postgres.pgq import CHANNEL
 from safelight.adapters.postgres.queue import PostgresQueue
 from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.adapters.sql.timed import Timed, TimedDatabase
+from safelight.application.keep_going import keep_going
 from safelight.application.ports import EVERY_JOB, OUTBOX
 from safelight.config import Settings
 from safelight.domain.errors import ConfigurationError
@@ -86,7 +87,8 @@ async def _listening(url: str, bell: LocalBell, queue: PostgresQueue, clock: Dat
         DELIVERIES: lambda _: bell.ring(OUTBOX),
         CHANNEL: lambda _: queue.look(),
     }
-    task = asyncio.create_task(Listener(url, heard, missed=missed, told_time=told_time).run())
+    listener = Listener(url, heard, missed=missed, told_time=told_time)
+    task = asyncio.create_task(keep_going("listener", listener.run))
     waiting = asyncio.create_task(begun.wait())
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()

@@ -30,6 +30,7 @@ from safelight.adapters.postgres.lookups import SharedLookUp
 from safelight.adapters.postgres.pgq import Pgq
 from safelight.adapters.sql.database import Transaction
 from safelight.adapters.sql.rows import from_micros
+from safelight.application.keep_going import keep_going
 from safelight.application.ports import Again, StepHandler
 from safelight.domain.errors import StorageError
 from safelight.domain.fairness import Turn
@@ -124,7 +125,10 @@ class PostgresQueue:
 
     async def run(self, handler: StepHandler) -> None:
         """See `Queue.run`. When cancelled, what still runs is cancelled with it, and goes on elsewhere."""
-        beside = [asyncio.create_task(self._beat_for_ever()), asyncio.create_task(self._tidy_for_ever())]
+        beside = [
+            asyncio.create_task(keep_going("heartbeat", self._beat_for_ever)),
+            asyncio.create_task(keep_going("tidy", self._tidy_for_ever)),
+        ]
         try:
             while not self._stopping:
                 self._changed.clear()

@@ -194,6 +194,7 @@ class SqliteQueue:
 
     async def run(self, handler: StepHandler) -> None:
         """See `Queue.run`. When cancelled, what still runs is cancelled with it."""
+        self._reading, self._read_up_to = True, _BEGINNING  # run again, it takes up what was cancelled
         try:
             while not self._stopping:
                 self._changed.clear()
