@@ -30,6 +30,8 @@ from tests.simulators.openai_compatible import OpenAICompatibleSimulator
 
 ROLES = {"api": "api", "api2": "api", "one": "worker", "two": "worker"}
 CLIENTS = 8
+PAUSE_S = 0.1
+"""Of a client between two submits: what they submit has to end while workers are killed every other second."""
 SETTLE_S = 120.0
 KEY = "key-of-the-test"
 MODELS = {"free": "free/flux", "paid": "paid/flux", "handles": "handles/fal-ai/flux/schnell"}
@@ -78,6 +80,7 @@ class Chaos:
                 continue
             if status == 202:
                 self.accepted[body["id"]] = prompt
+                await asyncio.sleep(PAUSE_S)
             else:
                 assert status == 503, body
                 self.refusals += 1
