@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 from safelight.adapters.sql import events
 from safelight.adapters.sql import jobs as sql
 from safelight.adapters.sql.jobs import SqlJobStore
-from safelight.adapters.sqlite import together
+from safelight.adapters.sqlite import connection, together
 from safelight.adapters.sqlite.together import MOST_ROWS, for_many
-from safelight.domain.errors import Superseded
-from safelight.domain.job import Job, JobStatus
+from safelight.domain.errors import StorageError, Superseded
+from safelight.domain.job import Idempotency, Job, JobStatus
 from safelight.domain.outcome import settle
-from tests.making import NOON, job, started, succeeded
+from tests.making import NOON, job, request, started, succeeded
 from tests.stores import sqlite_store
 
 STATEMENTS = {
@@ -38,6 +39,9 @@ STATEMENTS = {
 """All that the job store has changed by `change_one`."""
 
 
+LONG = request(prompt="a fox " * 2_000)
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqlJobStore]:
     store = sqlite_store(tmp_path / "jobs.db")
@@ -52,9 +56,9 @@ class Changes:
         self.rows: list[int] = []
         change = together._change
 
-        def counted(connection: sqlite3.Connection, statement: str, rows: Sequence[Any]) -> None:
+        def counted(opened: sqlite3.Connection, statement: str, rows: Sequence[Any]) -> None:
             self.rows.append(len(rows))
-            change(connection, statement, rows)
+            change(opened, statement, rows)
 
         monkeypatch.setattr(together, "_change", counted)
 
@@ -62,6 +66,20 @@ class Changes:
 @pytest.fixture
 def changes(monkeypatch: pytest.MonkeyPatch) -> Changes:
     return Changes(monkeypatch)
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many works each commit has."""
+    sizes: list[int] = []
+    commit = connection.Writer._commit
+
+    def counted(self: connection.Writer, batch: Sequence[Any]) -> Any:
+        sizes.append(len(batch))
+        return commit(self, batch)
+
+    monkeypatch.setattr(connection.Writer, "_commit", counted)
+    return sizes
 
 
 async def finish(store: SqlJobStore, of: Job) -> None:
@@ -77,9 +95,9 @@ async def events_of(store: SqlJobStore, of: Job) -> list[str]:
 def test_each_statement_finds_its_rows_by_their_key(tmp_path: Path, store: SqlJobStore, name: str) -> None:
     del store  # it has made the tables
     statement = for_many(STATEMENTS[name], 3)
-    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as opened:
         values = [None] * statement.count("?")
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+        plan = [row[3] for row in opened.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
     assert not [step for step in plan if step.startswith(("SCAN jobs", "SCAN attempts", "SCAN events"))]
 
 
@@ -123,6 +141,60 @@ async def test_what_happens_to_one_job_happens_in_its_order(store: SqlJobStore) 
     for each in jobs:
         logged = await store.events(each.id, after=0, limit=9)
         assert [entry.event.data.get("progress") for entry in logged[2:]] == [0.1, 0.2, 0.3]
+
+
+class Taken:
+    """Takes jobs up as soon as it is woken, as the queue does."""
+
+    def __init__(self, store: SqlJobStore) -> None:
+        self.store = store
+        self.starts: list[asyncio.Task[None]] = []
+
+    def wake(self, of: Job) -> None:
+        self.starts.append(asyncio.ensure_future(self.store.start_attempt(of.id, started())))
+
+
+async def test_a_job_is_submitted_and_begun_in_one_commit(commits: list[int], store: SqlJobStore) -> None:
+    jobs, taken = [job() for _ in range(10)], Taken(store)
+    commits.clear()
+    await asyncio.gather(*[store.submit(each, wake=partial(taken.wake, each)) for each in jobs], *taken.starts)
+    await asyncio.gather(*taken.starts)
+    assert len(taken.starts) == len(jobs)
+    assert sum(commits) == 2 * len(jobs)
+    assert max(commits) > len(jobs)
+    for each in jobs:
+        history = await store.history(each.id)
+        assert history is not None
+        assert (history.job.status, len(history.attempts)) == (JobStatus.PROCESSING, 1)
+        assert await events_of(store, each) == ["pending", "processing"]
+
+
+@pytest.mark.parametrize("members", [{"idempotency": Idempotency(key="k", fingerprint="f")}, {"request": LONG}])
+async def test_what_can_be_refused_or_is_not_in_memory_is_taken_up_when_it_is_there(
+    store: SqlJobStore, members: dict[str, Any]
+) -> None:
+    woken: list[bool] = []
+    new = job(**members)
+
+    def wake() -> None:
+        woken.append(submitting.done())
+
+    submitting = asyncio.ensure_future(store.submit(new, wake=wake))
+    await asyncio.sleep(0)
+    assert woken == []
+    await submitting
+    assert len(woken) == 1
+
+
+async def test_a_submit_that_fails_leaves_nothing_that_was_foreseen(store: SqlJobStore) -> None:
+    new, taken = job(), Taken(store)
+    await store.close()
+    with pytest.raises(StorageError):
+        await store.submit(new, wake=partial(taken.wake, new))
+    (outcome,) = await asyncio.gather(*taken.starts, return_exceptions=True)
+    assert isinstance(outcome, StorageError)
+    with pytest.raises(StorageError):
+        await store.get(new.id)
 
 
 async def test_a_job_that_memory_has_no_room_for_is_asked_for(store: SqlJobStore, tmp_path: Path) -> None:

@@ -95,10 +95,13 @@ class JobStore(Protocol):
     that the caller saw: the ledger is the fence.
     """
 
-    async def submit(self, job: Job, terms: Terms | None = None) -> Job | None:
+    async def submit(
+        self, job: Job, terms: Terms | None = None, *, wake: Callable[[], None] = lambda: None
+    ) -> Job | None:
         """Write an accepted job, and take what `terms` say, or raise the `PolicyRefusal` that says why not.
 
-        It is durable when this returns.
+        It is durable when this returns. `wake` is called once, as soon as the job may be taken up: that can be before it is
+        durable, where what is written of it next is never durable without it.
         Where its owner has used its idempotency key before, nothing is written, and this is the job of then.
         """
         ...

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from msgspec import Struct
 
@@ -83,10 +84,10 @@ class Submit:
         if self.backlog is not None:
             await self.backlog.let_in()
         job, terms = await self.prepare(submission)
-        earlier = await self.store.submit(job, terms)
+        wake = partial(self.queue.wake, job.id, lane=job.lane, at=job.created_at, turn=turn_of(job))
+        earlier = await self.store.submit(job, terms, wake=wake)
         if earlier is not None and idempotency is not None:
             return _replay(earlier, idempotency)
-        self.queue.wake(job.id, lane=job.lane, at=job.created_at, turn=turn_of(job))
         self.observer.submitted(job)
         return Receipt(job=job)
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from safelight.adapters.sql import events, holds, outbox, rows, search, usage
 from safelight.adapters.sql.database import Database, Row, Transaction
 from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage, LogEntry, Mark, Place
-from safelight.domain.errors import Superseded
+from safelight.domain.errors import StorageError, Superseded
 from safelight.domain.event import JobEvent, LoggedEvent, moved_on, progressed
 from safelight.domain.fairness import NOBODYS, STRIDE, Turn, turn_of
 from safelight.domain.ids import JobId, ProviderName
@@ -187,11 +187,14 @@ class SqlJobStore:
         self._ring = ring
         self._enqueue = enqueue
 
-    async def submit(self, job: Job, terms: Terms | None = None) -> Job | None:
+    async def submit(
+        self, job: Job, terms: Terms | None = None, *, wake: Callable[[], None] = lambda: None
+    ) -> Job | None:
         """See `JobStore.submit`."""
         if terms is not None:
             await self._database.look_up(lambda transaction: holds.look(transaction, job.owner, terms, job.created_at))
         new = NewJob.of(job, terms)
+        early = self._foreseen(new)
         earlier: Job | None = None
 
         async def write(transaction: Transaction) -> None:
@@ -201,13 +204,31 @@ class SqlJobStore:
         def then() -> None:
             if earlier is None:
                 self.inserted(new)
+                if not early:
+                    wake()
 
         apart = job.id if terms is None else None  # terms are held against the jobs of others
+        if early:
+            wake()
         try:
             await self._database.write(write, then=then, job_id=apart)
         except Superseded:  # now it can be seen
             await self._database.write(write, then=then, job_id=apart)
+        except StorageError:
+            self._memory.drop([job.id])
+            raise
         return earlier
+
+    def _foreseen(self, new: NewJob) -> bool:
+        """Keep a job that nothing can refuse before it is written, so that it can be begun; whether it is kept.
+
+        What is written of it next comes after it, in the same commit if it is asked for soon enough: two commits a job, not
+        three. Nobody else knows its id until it is durable.
+        """
+        if new.terms is not None or new.job.idempotency is not None:
+            return False
+        self._memory.keep(new.job, request_bytes=len(new.values[_REQUEST]))
+        return self._memory.get(new.job.id) is not None
 
     async def insert(self, transaction: Transaction, new: "NewJob") -> Job | None:
         """Write a new job within a transaction; `inserted` is to be called once that is durable.

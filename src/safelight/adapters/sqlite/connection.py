@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,13 +107,18 @@ def _all(connection: sqlite3.Connection, batch: Sequence[Work]) -> Sequence[Any]
     if len(batch) == 1:
         return [batch[0](connection)]
     values: list[Any] = [None] * len(batch)
-    # Of one job's works, only the first; the others come after it.
-    first = {work.job_id: (place, work) for place, work in reversed([*enumerate(batch)]) if isinstance(work, JobWork)}
-    together = dict(first.values())
-    for place, value in zip(together, do_together(connection, [*together.values()]), strict=True):
-        values[place] = value
+    waves: defaultdict[int, dict[int, JobWork]] = defaultdict(dict)
+    """By place in the batch. Of one job's works each is in a wave of its own, in their order."""
+    seen: Counter[str] = Counter()
     for place, work in enumerate(batch):
-        if place not in together:
+        if isinstance(work, JobWork):
+            waves[seen[work.job_id]][place] = work
+            seen[work.job_id] += 1
+    for wave in waves.values():
+        for place, value in zip(wave, do_together(connection, [*wave.values()]), strict=True):
+            values[place] = value
+    for place, work in enumerate(batch):
+        if not isinstance(work, JobWork):
             values[place] = work(connection)
     return values
 
