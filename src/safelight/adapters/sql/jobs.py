@@ -9,7 +9,7 @@ from msgspec import Struct
 from safelight.adapters.sql import events, holds, outbox, rows, search, usage
 from safelight.adapters.sql.database import Database, Row, Transaction
 from safelight.application.ports import EVERY_JOB, OUTBOX, JobFilter, JobPage, LogEntry, Mark, Place
-from safelight.domain.errors import StorageError, Superseded
+from safelight.domain.errors import Superseded
 from safelight.domain.event import JobEvent, LoggedEvent, moved_on, progressed
 from safelight.domain.fairness import NOBODYS, STRIDE, Turn, turn_of
 from safelight.domain.ids import JobId, ProviderName
@@ -214,8 +214,9 @@ class SqlJobStore:
             await self._database.write(write, then=then, job_id=apart)
         except Superseded:  # now it can be seen
             await self._database.write(write, then=then, job_id=apart)
-        except StorageError:
-            self._memory.drop([job.id])
+        except Exception:
+            if early:
+                self._memory.drop([job.id])
             raise
         return earlier
 
@@ -225,7 +226,7 @@ class SqlJobStore:
         What is written of it next comes after it, in the same commit if it is asked for soon enough: two commits a job, not
         three. Nobody else knows its id until it is durable.
         """
-        if new.terms is not None or new.job.idempotency is not None:
+        if new.terms is not None or new.job.idempotency is not None or self._memory.get(new.job.id) is not None:
             return False
         self._memory.keep(new.job, request_bytes=len(new.values[_REQUEST]))
         return self._memory.get(new.job.id) is not None
