@@ -1,5 +1,6 @@
 """What tests of all folders share: Postgres, and the engines that stores run on."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,10 @@ from tests import postgres
 from tests.postgres import PostgresServer
 from tests.s3 import S3
 from tests.stores import ENGINES, Storage
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so it is in the background of a shell, and in what we start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
