@@ -10,7 +10,6 @@ from tests.postgres import PostgresServer
 from tests.s3 import S3
 from tests.stores import ENGINES, Storage
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so it is in the background of a shell, and in what we start
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
