@@ -76,11 +76,12 @@ async def test_each_job_goes_to_one_worker_within_the_limits_of_all(open_office:
     first, second = await open_office(concurrency=2, slots=3), await open_office(concurrency=2, slots=3)
     second.lanes, second.held, second.at_work, second.most = first.lanes, first.held, first.at_work, first.most
     jobs = [await first.submit(A, hold=True) for _ in range(30)]
-    async with first.running(), second.running():
+    async with first.running():
         await first.next(2)
-        await second.next()
-        first.release(*jobs)
-        await until_empty(database_url)
+        async with second.running():
+            await second.next()
+            first.release(*jobs)
+            await until_empty(database_url)
     assert sorted([*first.order, *second.order]) == sorted(each.id for each in jobs)
     assert first.most[A] == 3
 
@@ -114,12 +115,13 @@ async def test_what_a_dead_worker_had_is_taken_over_when_its_lease_is_over(
 async def test_a_worker_that_is_there_keeps_what_it_has(open_office: OpenOffice) -> None:
     busy, other = await open_office(), await open_office()
     new = await busy.submit(hold=True)
-    async with busy.running(), other.running():
+    async with busy.running():
         await busy.next()
-        for _ in range(3):
-            await asyncio.sleep(LEASE_S)  # the lease itself is what is tested
-        assert other.order == []
-        busy.release(new)
+        async with other.running():
+            for _ in range(3):
+                await asyncio.sleep(LEASE_S)  # the lease itself is what is tested
+            assert other.order == []
+            busy.release(new)
 
 
 async def test_accepted_work_of_a_dead_worker_is_asked_for_by_another_and_keeps_its_seat(
@@ -150,14 +152,15 @@ async def test_a_worker_that_was_away_too_long_takes_nothing_from_its_successor(
     successor.lanes[new.id] = A
     successor.held[new.id] = asyncio.Event()
     worker_of(late).beat = _nothing  # type: ignore[method-assign]
-    async with late.running(), successor.running():
+    async with late.running():
         await late.next()
-        await successor.next()
-        late.release(new)
-        await until(_idle(late))
-        assert await entries(database_url) == [(new.id, "picked", "a")]
-        successor.release(new)
-        await until_empty(database_url)
+        async with successor.running():
+            await successor.next()
+            late.release(new)
+            await until(_idle(late))
+            assert await entries(database_url) == [(new.id, "picked", "a")]
+            successor.release(new)
+            await until_empty(database_url)
 
 
 def _idle(office: Office) -> Callable[[], Awaitable[bool]]:
