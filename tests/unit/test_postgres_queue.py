@@ -147,7 +147,7 @@ async def test_accepted_work_of_a_dead_worker_is_asked_for_by_another_and_keeps_
 async def test_a_worker_that_was_away_too_long_takes_nothing_from_its_successor(
     open_office: OpenOffice, database_url: str
 ) -> None:
-    late, successor = await open_office(), await open_office()
+    late, successor = await open_office(concurrency=1), await open_office()  # it has no room to take the job up again
     new = await late.submit(hold=True)
     successor.lanes[new.id] = A
     successor.held[new.id] = asyncio.Event()
