@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -448,6 +449,53 @@ async def test_a_file_whose_sync_failed_is_not_trusted_however_patient(bare: Loc
     with pytest.raises(StorageError):
         await writer.close()
     assert len(syncs.paths) == 1
+
+
+async def test_a_file_that_cannot_be_cut_back_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(descriptor: int, size: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "ftruncate", broken)
+    full = FullDisk(monkeypatch, room=5)
+    store = LocalBlobStore(tmp_path, pause=full.pause, start=start_thread)
+    writer = store.writer(to := key(), patient=True)
+    await writer.write(b"longer than five")
+    with pytest.raises(StorageError):
+        await writer.close()
+    await store.close()
+    assert not (tmp_path / to).exists()
+    assert full.pauses == []
+
+
+def complete_files(folder: Path, count: int) -> list[disk.Request]:
+    do = disk.Do.CREATE | disk.Do.APPEND | disk.Do.FINISH
+    return [(do, number, folder / str(number), memoryview(b"x")) for number in range(count)]
+
+
+def test_a_slow_disk_is_asked_to_sync_several_files_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(4)
+    fsync: Callable[[int], None] = os.fsync
+
+    def slow(descriptor: int) -> None:
+        fsync(descriptor)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            together.wait(timeout=30)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(disk, "_PATIENCE_S", -1)
+    writer = disk.Disk()
+    assert writer.handle(complete_files(tmp_path, 8)) == [(disk.Fate.DONE, 0)] * 8
+    writer.close()
+
+
+def test_a_quick_disk_is_asked_for_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syncs: Syncs
+) -> None:
+    monkeypatch.setattr(disk, "_PATIENCE_S", 60)
+    writer = disk.Disk()
+    assert writer.handle(complete_files(tmp_path, 5)) == [(disk.Fate.DONE, 0)] * 5
+    writer.close()
+    assert syncs.paths == [*(str(tmp_path / str(number)) for number in range(5)), str(tmp_path)]
 
 
 class Children:
