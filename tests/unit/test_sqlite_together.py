@@ -169,6 +169,19 @@ async def test_a_job_is_submitted_and_begun_in_one_commit(commits: list[int], st
         assert await events_of(store, each) == ["pending", "processing"]
 
 
+async def test_what_is_on_its_way_is_found_however_much_it_is(store: SqlJobStore) -> None:
+    jobs, found = [job() for _ in range(2_000)], []
+
+    async def look(of: Job) -> None:
+        found.append(await store.get(of.id))
+
+    looks: list[asyncio.Task[None]] = []
+    submits = [store.submit(each, wake=lambda of=each: looks.append(asyncio.ensure_future(look(of)))) for each in jobs]
+    await asyncio.gather(*submits)
+    await asyncio.gather(*looks)
+    assert {of.id for of in found if of is not None} == {of.id for of in jobs}
+
+
 @pytest.mark.parametrize("members", [{"idempotency": Idempotency(key="k", fingerprint="f")}, {"request": LONG}])
 async def test_what_can_be_refused_or_is_not_in_memory_is_taken_up_when_it_is_there(
     store: SqlJobStore, members: dict[str, Any]

@@ -118,8 +118,12 @@ class JobMemory(Protocol):
         """The job, if it is here."""
         ...
 
+    def foresee(self, job: Job, *, request_bytes: int) -> bool:
+        """Keep a job that is still to be written, until `keep` or `drop` is told of it; whether it is kept."""
+        ...
+
     def keep(self, job: Job, *, request_bytes: int) -> None:
-        """Take a job in."""
+        """Take in a job that is written."""
         ...
 
     def start(self, job_id: JobId, attempt: Attempt) -> None:
@@ -165,6 +169,11 @@ class NewJob(Struct, frozen=True):
         """Encode a job."""
         event = events.event_values(moved_on(job.id, JobStatus.PENDING, job.created_at))
         return cls(job, rows.job_values(job), event, terms)
+
+    @property
+    def request_bytes(self) -> int:
+        """How large the request is in its row."""
+        return len(self.values[_REQUEST])
 
 
 class SqlJobStore:
@@ -226,10 +235,9 @@ class SqlJobStore:
         What is written of it next comes after it, in the same commit if it is asked for soon enough: two commits a job, not
         three. Nobody else knows its id until it is durable.
         """
-        if new.terms is not None or new.job.idempotency is not None or self._memory.get(new.job.id) is not None:
+        if new.terms is not None or new.job.idempotency is not None:
             return False
-        self._memory.keep(new.job, request_bytes=len(new.values[_REQUEST]))
-        return self._memory.get(new.job.id) is not None
+        return self._memory.foresee(new.job, request_bytes=new.request_bytes)
 
     async def insert(self, transaction: Transaction, new: "NewJob") -> Job | None:
         """Write a new job within a transaction; `inserted` is to be called once that is durable.
@@ -255,7 +263,7 @@ class SqlJobStore:
 
     def inserted(self, new: "NewJob") -> None:
         """Tell of a job that was written."""
-        self._memory.keep(new.job, request_bytes=len(new.values[_REQUEST]))
+        self._memory.keep(new.job, request_bytes=new.request_bytes)
         self._ring(new.job.id, EVERY_JOB)
 
     async def submitted(self, owner: str | None, idempotency_key: str, *, now: datetime) -> Job | None:

@@ -15,6 +15,11 @@ class NoMemory:
         del job_id
         return None
 
+    def foresee(self, job: Job, *, request_bytes: int) -> bool:
+        """Foresees nothing."""
+        del job, request_bytes
+        return False
+
     def keep(self, job: Job, *, request_bytes: int) -> None:
         """Forget it at once."""
 
