@@ -452,7 +452,7 @@ async def test_a_file_whose_sync_failed_is_not_trusted_however_patient(bare: Loc
 
 
 async def test_a_file_that_cannot_be_cut_back_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(descriptor: int, size: int) -> None:
+    def broken(*_: int) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "ftruncate", broken)
