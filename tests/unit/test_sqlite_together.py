@@ -170,16 +170,14 @@ async def test_a_job_is_submitted_and_begun_in_one_commit(commits: list[int], st
 
 
 async def test_what_is_on_its_way_is_found_however_much_it_is(store: SqlJobStore) -> None:
-    jobs, found = [job() for _ in range(2_000)], []
+    jobs = [job() for _ in range(2_000)]
+    found: list[asyncio.Task[Job | None]] = []
 
-    async def look(of: Job) -> None:
-        found.append(await store.get(of.id))
+    def look(of: Job) -> None:
+        found.append(asyncio.ensure_future(store.get(of.id)))
 
-    looks: list[asyncio.Task[None]] = []
-    submits = [store.submit(each, wake=lambda of=each: looks.append(asyncio.ensure_future(look(of)))) for each in jobs]
-    await asyncio.gather(*submits)
-    await asyncio.gather(*looks)
-    assert {of.id for of in found if of is not None} == {of.id for of in jobs}
+    await asyncio.gather(*[store.submit(each, wake=partial(look, each)) for each in jobs])
+    assert [of and of.id for of in await asyncio.gather(*found)] == [of.id for of in jobs]
 
 
 @pytest.mark.parametrize("members", [{"idempotency": Idempotency(key="k", fingerprint="f")}, {"request": LONG}])
