@@ -1,5 +1,6 @@
 """Stand-ins for what the use cases need of the world, steered by the test."""
 
+import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -205,3 +206,10 @@ class BlobNames:
         self.asked.append(moment)
         for page in self.pages:
             yield page
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Look until something is so that nobody tells of."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - as it says
+            await asyncio.sleep(0.005)

@@ -11,8 +11,10 @@ from safelight.adapters.postgres.database import PostgresDatabase
 from safelight.adapters.postgres.jobs import PostgresJobStore
 from safelight.adapters.sql.database import Database
 from safelight.adapters.sql.jobs import SqlJobStore
+from safelight.adapters.sqlite.committer_process import CommitterProcess
 from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.recent import RecentJobs
+from tests.doubles import until
 
 
 class Storage(Protocol):
@@ -38,6 +40,29 @@ class SqliteStorage:
         return SqliteDatabase(self._path)
 
 
+class CommitterStorage:
+    """SQLite under load: what can be told beforehand is committed by a process from the beginning."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def open(self, bell: LocalBell | None = None) -> SqlJobStore:
+        return SqlJobStore(await self.open_database(), memory=RecentJobs(), ring=(bell or LocalBell()).ring)
+
+    async def open_database(self) -> SqliteDatabase:
+        database = SqliteDatabase(self._path)
+        await with_committer(database)
+        return database
+
+
+async def with_committer(database: SqliteDatabase) -> CommitterProcess:
+    """Have the process that commits started, and wait until it can be asked."""
+    committer = database.committer
+    committer.want()
+    await until(lambda: committer.ready)
+    return committer
+
+
 class PostgresStorage:
     def __init__(self, url: str) -> None:
         self._url = url
@@ -51,6 +76,7 @@ class PostgresStorage:
 
 ENGINES: Mapping[str, Callable[[pytest.FixtureRequest], Storage]] = {
     "sqlite": lambda request: SqliteStorage(request.getfixturevalue("tmp_path") / "jobs.db"),
+    "committer": lambda request: CommitterStorage(request.getfixturevalue("tmp_path") / "jobs.db"),
     "postgres": lambda request: PostgresStorage(request.getfixturevalue("database_url")),
 }
 

@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from safelight.adapters import data_dir
 from safelight.adapters.data_dir import DataDirInUse, Holder, acquire, check_free, holder
 from safelight.domain.errors import ConfigurationError
 
@@ -85,3 +88,32 @@ def test_the_encryption_key_is_made_once_and_is_ours_alone(tmp_path: Path) -> No
     assert held.encryption_key() == key
     assert (tmp_path / "encryption.key").stat().st_mode & 0o077 == 0
     held.release()
+
+
+def test_what_a_killed_process_left_at_work_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    orphan = acquire(tmp_path)
+    (tmp_path / "lock").write_bytes(msgspec.json.encode(Holder(pid=gone.pid)))
+    looks: list[float] = []
+
+    def look_again(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            orphan.release()
+
+    monkeypatch.setattr(time, "sleep", look_again)
+    held = acquire(tmp_path)
+    assert len(looks) == 3
+    held.release()
+
+
+def test_it_is_not_waited_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    orphan = acquire(tmp_path)
+    (tmp_path / "lock").write_bytes(msgspec.json.encode(Holder(pid=gone.pid)))
+    monkeypatch.setattr(data_dir, "_ORPHAN_PATIENCE_S", 0.05)
+    with pytest.raises(DataDirInUse, match=f"process {gone.pid}"):
+        acquire(tmp_path)
+    orphan.release()

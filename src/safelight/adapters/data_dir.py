@@ -3,6 +3,7 @@
 import fcntl
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -10,6 +11,9 @@ from typing import IO
 import msgspec
 
 from safelight.domain.errors import ConfigurationError
+
+_ORPHAN_PATIENCE_S = 10.0
+_LOOK_EVERY_S = 0.01
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -88,7 +92,7 @@ def acquire(path: Path, *, address: str | None = None) -> DataDir:
     except OSError as error:
         raise ConfigurationError(f"the data folder {path} cannot be used: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock, path)
     except OSError as error:
         lock.close()
         raise DataDirInUse(path, holder(path)) from error
@@ -96,6 +100,36 @@ def acquire(path: Path, *, address: str | None = None) -> DataDir:
     lock.write(msgspec.json.encode(Holder(pid=os.getpid(), address=address)))
     lock.flush()
     return DataDir(path=path, lock=lock)
+
+
+def _lock(lock: IO[bytes], path: Path) -> None:
+    """Take the lock. Raises `OSError`.
+
+    Who commits for a process holds it, too (see `sqlite.committer`): of one that was killed, it is waited for.
+    """
+    patience_ends = time.monotonic() + _ORPHAN_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if _runs(holder(path)) or time.monotonic() > patience_ends:
+                raise
+            time.sleep(_LOOK_EVERY_S)
+        else:
+            return
+
+
+def _runs(holder: Holder | None) -> bool:
+    """Whether a process is there, as far as can be told."""
+    if holder is None:
+        return True
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def check_free(path: Path) -> None:

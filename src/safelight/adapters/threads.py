@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from safelight.adapters.gathering import Gathering
 from safelight.domain.errors import StorageError
 
 Subject = TypeVar("Subject")
@@ -34,8 +35,7 @@ class BatchThread(Generic[Subject]):
         """`handle` gives an outcome for each function. Both callbacks run in the thread."""
         self._handle = handle
         self._at_end = at_end
-        self._asked: list[_Call] = []
-        """Since the last hand-over."""
+        self._asked: Gathering[_Call] = Gathering(self._hand_over)
         self._waiting: queue.SimpleQueue[list[_Call] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
@@ -48,23 +48,18 @@ class BatchThread(Generic[Subject]):
         """
         if self._closed:
             raise StorageError("the storage is closed")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        if not self._asked:
-            loop.call_soon(self._hand_over)
-        self._asked.append((work, then, future))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._asked.add((work, then, future))
         return await future
 
-    def _hand_over(self) -> None:
-        asked, self._asked = self._asked, []
-        if asked:
-            self._waiting.put(asked)
+    def _hand_over(self, asked: "list[_Call]") -> None:
+        self._waiting.put(asked)
 
     async def close(self) -> None:
         """Finish what was asked for, and end the thread."""
         if not self._closed:
             self._closed = True
-            self._hand_over()
+            self._asked.flush()
             self._waiting.put(None)
             await asyncio.to_thread(self._thread.join)
 

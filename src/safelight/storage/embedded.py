@@ -25,7 +25,7 @@ def open_embedded(settings: Settings, lanes: Lanes, *, address: str | None, time
         data_dir = acquire(settings.storage.data_dir, address=address)
         stack.callback(data_dir.release)
         keys = settings.auth.encryption_keys or (data_dir.encryption_key(),)
-        database = TimedDatabase(SqliteDatabase(data_dir.database), timed)
+        database = TimedDatabase(SqliteDatabase(data_dir.database, keep=[data_dir.lock.fileno()]), timed)
         blobs = open_blobs(settings.storage)
         bell, clock = LocalBell(), SystemClock()
         jobs = SqlJobStore(database, memory=RecentJobs(), ring=bell.ring)

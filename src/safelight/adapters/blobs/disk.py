@@ -10,7 +10,6 @@ connection, so it outlives no gateway. It imports nothing but the standard libra
 
 import enum
 import os
-import signal
 import socket
 import struct
 import sys
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from safelight.adapters.child import own_connection
 
 REQUEST = struct.Struct("=BQII")
 """What to do, the file's number, the length of its path, the length of the bytes."""
@@ -240,10 +241,8 @@ def _whole(view: memoryview) -> tuple[list[Request], int]:
 
 
 def main() -> None:
-    """Serve the gateway that started this; it alone says when to end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    serve(socket.socket(fileno=0))
+    """Serve the gateway that started this."""
+    serve(own_connection())
 
 
 if __name__ == "__main__":

@@ -4,38 +4,31 @@ import asyncio
 import itertools
 import os
 import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 import structlog
 
+from safelight.adapters import child
 from safelight.adapters.blobs import disk
 from safelight.adapters.blobs.disk import REPLY, REQUEST, Do, Fate
 from safelight.adapters.blobs.object_store import unwritable
+from safelight.adapters.child import Join
+from safelight.adapters.gathering import Gathering
 from safelight.domain.errors import StorageError
 
 log = structlog.get_logger(__name__)
 
-Join = Callable[[], object]
-"""Waits for the end of who serves; it comes soon after the connection is closed."""
 Start = Callable[[socket.socket], Join]
 """Has somebody serve this socket, see `disk.serve`, and leaves it to them."""
+_MUCH = 12
+"""Files that are worth beginning with before the turn of the loop has ended."""
 
 
 def start_process(connection: socket.socket) -> Join:
-    """Start a process that serves it. A session of its own keeps the terminal's signals away."""
-    with connection:
-        child = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", disk.__name__],
-            stdin=connection.fileno(),
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    return child.wait
+    """Start a process that serves it."""
+    return child.start_process(disk.__name__, connection)
 
 
 class NotTrusted(StorageError):
@@ -58,7 +51,7 @@ class DiskProcess:
         """A number for a new file."""
         return next(self._numbers)
 
-    async def do(self, do: Do, number: int, path: Path, content: bytes | bytearray = b"") -> None:
+    async def do(self, do: Do, number: int, path: str, content: bytes | bytearray = b"") -> None:
         """Have it done. Raises `StorageError`; `NotTrusted` where it is of no use to try that again."""
         connection = self._connection
         if connection is None or connection.lost:
@@ -99,7 +92,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.lost = False
         self._waiting: deque[asyncio.Future[tuple[Fate, int]]] = deque()
-        self._leaving: list[bytes] = []
+        self._leaving: Gathering[bytes] = Gathering(self._send, much=_MUCH)
         self._replies = b""
         self._end = asyncio.get_running_loop().create_future()
 
@@ -112,13 +105,10 @@ class _Connection(asyncio.Protocol):
         """Send one request; gives its reply."""
         reply: asyncio.Future[tuple[Fate, int]] = self._end.get_loop().create_future()
         self._waiting.append(reply)
-        if not self._leaving:
-            reply.get_loop().call_soon(self._flush)
-        self._leaving += (REQUEST.pack(do, number, len(path), len(content)), path, bytes(content))
+        self._leaving.add(b"".join((REQUEST.pack(do, number, len(path), len(content)), path, content)))
         return await reply
 
-    def _flush(self) -> None:
-        leaving, self._leaving = self._leaving, []
+    def _send(self, leaving: list[bytes]) -> None:
         self._transport.writelines(leaving)
 
     async def close(self) -> None:

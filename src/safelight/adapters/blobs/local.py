@@ -41,13 +41,12 @@ class LocalBlobStore(ObjectBlobStore):
             raise unwritable(error) from error
         super().__init__(LocalStore(folder, automatic_cleanup=True))
         self._folder = folder.absolute()
-        self._pause = pause
+        self._pauses = [partial(pause, pause_s) for pause_s in _PATIENCE_S]
         self._disk = DiskProcess(start)
 
     def writer(self, key: BlobKey, *, patient: bool = False) -> BlobWriter:
         """See `BlobStore.writer`."""
-        pauses = [partial(self._pause, pause_s) for pause_s in (_PATIENCE_S if patient else ())]
-        return _FileWriter(self._disk, self._folder / key, pauses)
+        return _FileWriter(self._disk, f"{self._folder}/{key}", self._pauses if patient else ())
 
     async def close(self) -> None:
         """Finish what is being written."""
@@ -57,7 +56,7 @@ class LocalBlobStore(ObjectBlobStore):
 class _FileWriter:
     """One file. Small ones are written in one go at their end."""
 
-    def __init__(self, disk: DiskProcess, path: Path, pauses: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    def __init__(self, disk: DiskProcess, path: str, pauses: Sequence[Callable[[], Awaitable[None]]]) -> None:
         self._disk = disk
         self._path = path
         self._pauses = pauses

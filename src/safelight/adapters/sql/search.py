@@ -33,7 +33,7 @@ _OF_STATUS = {
 async def label(transaction: Transaction, job: Job) -> None:
     """Write the labels of a new job."""
     for name, value in job.metadata.items():
-        await transaction.execute(INSERT_LABEL, job.id, name, value)
+        await transaction.change_one(INSERT_LABEL, job.id, name, value)
 
 
 async def page(transaction: Transaction, wanted: JobFilter) -> JobPage:

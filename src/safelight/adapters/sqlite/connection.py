@@ -2,56 +2,25 @@
 
 import contextlib
 import sqlite3
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safelight.adapters.sqlite.together import JobWork, do_together
+from safelight.adapters.sqlite.connect import BUSY_TIMEOUT_S, connect
+from safelight.adapters.sqlite.together import do_all
 from safelight.adapters.threads import BatchThread, Outcome
 from safelight.domain.errors import StorageError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 
-BUSY_TIMEOUT_S = 2.0
-_STATEMENTS_KEPT = 512
-
 
 def open_connection(path: Path, *, writes: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
     """Open the database: WAL, every commit synced to disk before it returns. Raises `StorageError`."""
     try:
-        connection = sqlite3.connect(
-            path,
-            timeout=busy_timeout_s,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=_STATEMENTS_KEPT,
-        )
+        return connect(path, writes=writes, busy_timeout_s=busy_timeout_s)
     except sqlite3.Error as error:
-        raise _cannot_be_opened(path, error) from error
-    try:
-        _prepare(connection, writes=writes)
-    except sqlite3.Error as error:
-        connection.close()
-        raise _cannot_be_opened(path, error) from error
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, *, writes: bool) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA cache_size = -16384")
-    connection.execute("PRAGMA temp_store = MEMORY")
-    # Checkpoints sync the whole file: at 32 MB of log instead of 4 they are seldom, and pages written often, once.
-    connection.execute("PRAGMA wal_autocheckpoint = 8192")
-    if not writes:
-        connection.execute("PRAGMA query_only = ON")
-
-
-def _cannot_be_opened(path: Path, error: sqlite3.Error) -> StorageError:
-    return StorageError(f"the database {path} cannot be opened: {error}")
+        raise StorageError(f"the database {path} cannot be opened: {error}") from error
 
 
 class Writer:
@@ -86,7 +55,7 @@ class Writer:
         except sqlite3.Error as error:  # locked or read-only: no function's fault, and waiting for each would be long
             return [(None, translated(error)) for _ in batch]
         try:
-            outcomes = [(value, None) for value in _all(self._connection, batch)]
+            outcomes = [(value, None) for value in do_all(self._connection, batch)]
             self._connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever went wrong is given to the caller it belongs to
             self._roll_back()
@@ -100,27 +69,6 @@ class Writer:
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-
-
-def _all(connection: sqlite3.Connection, batch: Sequence[Work]) -> Sequence[Any]:
-    """Do a batch within one transaction."""
-    if len(batch) == 1:
-        return [batch[0](connection)]
-    values: list[Any] = [None] * len(batch)
-    waves: defaultdict[int, dict[int, JobWork]] = defaultdict(dict)
-    """By place in the batch. Of one job's works each is in a wave of its own, in their order."""
-    seen: Counter[str] = Counter()
-    for place, work in enumerate(batch):
-        if isinstance(work, JobWork):
-            waves[seen[work.job_id]][place] = work
-            seen[work.job_id] += 1
-    for wave in waves.values():
-        for place, value in zip(wave, do_together(connection, [*wave.values()]), strict=True):
-            values[place] = value
-    for place, work in enumerate(batch):
-        if not isinstance(work, JobWork):
-            values[place] = work(connection)
-    return values
 
 
 class Reader:

@@ -1,40 +1,34 @@
 """SQLite as a `Database`: one file, one process."""
 
+import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-from safelight.adapters.sql.database import Transaction, Work
+from safelight.adapters.sql.database import Work
+from safelight.adapters.sqlite.committer import LAST_COMMIT
+from safelight.adapters.sqlite.committer_process import CommitterProcess
 from safelight.adapters.sqlite.connection import Reader, Writer, open_connection, translated
 from safelight.adapters.sqlite.migrate import migrate
+from safelight.adapters.sqlite.script import Script, scripted
 from safelight.adapters.sqlite.together import JobWork
-from safelight.adapters.sqlite.transaction import SqliteTransaction
+from safelight.adapters.sqlite.transaction import do_alone
 from safelight.domain.errors import StorageError
 
 T = TypeVar("T")
 
 
-def _done(work: Work[T]) -> Callable[[sqlite3.Connection], T]:
-    """Turn work that awaits nothing but its transaction into a plain function of a connection."""
-
-    def run(connection: sqlite3.Connection) -> T:
-        steps = work(SqliteTransaction(connection))
-        assert isinstance(steps, Coroutine)  # noqa: S101 - so is everything that `async def` makes
-        try:
-            steps.send(None)
-        except StopIteration as end:
-            value: T = end.value
-            return value
-        steps.close()
-        raise AssertionError("the work waited for something else than its transaction")
-
-    return run
+_MANY = 16
+"""Works that wait at a time: from there on a process that commits is worth its memory."""
 
 
 class SqliteDatabase:
     """A thread that commits in groups, a thread for queries of unknown length, and a connection for look-ups.
+
+    Under load, what can be told beforehand is committed by a process instead, in turns with the thread.
 
     A look-up runs where it is asked for, on the event loop: it takes some ten microseconds, less than the hand-over to
     a thread.
@@ -43,33 +37,66 @@ class SqliteDatabase:
     settled = "1 = 1"
     """One transaction writes at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, bring its schema up to date; raises `StorageError` or `ConfigurationError`."""
+    def __init__(self, path: Path, *, keep: Sequence[int] = (), many: int = _MANY) -> None:
+        """Open the file, bring its schema up to date; raises `StorageError` or `ConfigurationError`.
+
+        `keep` are descriptors, such as that of a lock, which whoever writes holds. `many` is how many works of jobs wait for a
+        commit before a process is started for them.
+        """
         with closing(open_connection(path, writes=True)) as connection:
             migrate(connection)
         self._writer = Writer(path)
         self._reader = Reader(path)
         self._lookup = open_connection(path, writes=False, busy_timeout_s=0)  # the event loop must not wait
+        self.committer = CommitterProcess(path, last_commit=partial(_last_commit, path), keep=keep)
+        self._many = many
+        self._with_thread = 0
+        """How many works the thread has, or will have: while there are any, it gets all, since one alone can write."""
+        self._with_committer = 0
+        self._none_with_committer = asyncio.Event()
         self._closed = False
 
     async def write(self, work: Work[T], *, then: Callable[[], None] | None = None, job_id: str | None = None) -> T:
         """See `Database.write`."""
-        done = _done(work)
         if job_id is None:
-            return await self._writer.run(done, then=then)
-        begin = cast("Callable[[Transaction], Coroutine[Any, None, Any]]", work)
-        return cast("T", await self._writer.run(JobWork(job_id, begin, done), then=then))
+            return await self._by_thread(partial(do_alone, work=work), then)
+        if self.committer.ready and not self._with_thread and (script := scripted(job_id, work)) is not None:
+            if await self._by_committer(script, then or _nothing):
+                return script.value
+        elif self._with_thread >= self._many:
+            self.committer.want()
+        return cast("T", await self._by_thread(JobWork(job_id, work), then))
+
+    async def _by_committer(self, script: Script[T], then: Callable[[], None]) -> bool:
+        self._with_committer += 1
+        self._none_with_committer.clear()
+        try:
+            return await self.committer.commit(script, then)
+        finally:
+            self._with_committer -= 1
+            if not self._with_committer:
+                self._none_with_committer.set()
+
+    async def _by_thread(self, work: Callable[[sqlite3.Connection], T], then: Callable[[], None] | None) -> T:
+        """Once the other has nothing to do: until then it gets nothing new, so nothing overtakes what is asked here."""
+        self._with_thread += 1
+        try:
+            while self._with_committer:
+                await self._none_with_committer.wait()
+            return await self._writer.run(work, then=then)
+        finally:
+            self._with_thread -= 1
 
     async def read(self, work: Work[T]) -> T:
         """See `Database.read`."""
-        return await self._reader.run(_done(work))
+        return await self._reader.run(partial(do_alone, work=work))
 
     async def look_up(self, work: Work[T]) -> T:
         """See `Database.look_up`."""
         if self._closed:
             raise StorageError("the storage is closed")
         try:
-            return _done(work)(self._lookup)
+            return do_alone(self._lookup, work)
         except sqlite3.Error as error:
             raise translated(error) from error
 
@@ -77,5 +104,18 @@ class SqliteDatabase:
         """See `Database.close`."""
         self._closed = True
         await self._reader.close()
+        await self.committer.close()
         await self._writer.close()
         self._lookup.close()
+
+
+def _nothing() -> None: ...
+
+
+def _last_commit(path: Path) -> bytes | None:
+    with closing(open_connection(path, writes=False)) as connection:
+        try:
+            row = connection.execute("SELECT value FROM installation WHERE name = ?", (LAST_COMMIT,)).fetchone()
+        except sqlite3.Error as error:
+            raise translated(error) from error
+    return row[0] if row else None

@@ -6,14 +6,15 @@ of thirty commits is some eighty statements one by one, and seven together.
 
 import re
 import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
-from safelight.adapters.sql.database import Row, Transaction
-from safelight.adapters.sqlite.transaction import SqliteTransaction
+from safelight.adapters.sql.database import Row, Transaction, Work
+from safelight.adapters.sqlite.transaction import SqliteTransaction, do_alone
 
 _INSERT = re.compile(r"(?P<before>INSERT INTO \w+ \([^)]*\) VALUES )(?P<row>\([^)]*\))(?P<after>[^$]*)")
 _CHANGE = re.compile(r"(?P<before>UPDATE .*|INSERT .* SELECT .*) (?P<after>WHERE .*)")
@@ -44,12 +45,11 @@ class JobWork:
     """Work that reads and writes the rows of one job alone. Called, it does its statements one by one."""
 
     job_id: str
-    begin: Callable[[Transaction], Coroutine[_Ask, None, Any]]
-    alone: Callable[[sqlite3.Connection], Any]
+    work: Work[Any]
 
     def __call__(self, connection: sqlite3.Connection) -> Any:
         """Do it by itself."""
-        return self.alone(connection)
+        return do_alone(connection, self.work)
 
 
 class _Together(SqliteTransaction):
@@ -61,11 +61,35 @@ class _Together(SqliteTransaction):
         return True
 
 
+def do_all(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], Any]]) -> Sequence[Any]:
+    """Do all of a batch within one transaction, those that are a `JobWork` together, and give what each returns.
+
+    The works of one job are done in their order. Raises what one of them raises, and `Apart`.
+    """
+    if len(works) == 1:
+        return [works[0](connection)]
+    values: list[Any] = [None] * len(works)
+    waves: defaultdict[int, dict[int, JobWork]] = defaultdict(dict)
+    """By place in the batch. Of one job's works each is in a wave of its own, in their order."""
+    seen: Counter[str] = Counter()
+    for place, work in enumerate(works):
+        if isinstance(work, JobWork):
+            waves[seen[work.job_id]][place] = work
+            seen[work.job_id] += 1
+    for wave in waves.values():
+        for place, value in zip(wave, do_together(connection, [*wave.values()]), strict=True):
+            values[place] = value
+    for place, work in enumerate(works):
+        if not isinstance(work, JobWork):
+            values[place] = work(connection)
+    return values
+
+
 def do_together(connection: sqlite3.Connection, works: Sequence[JobWork]) -> Sequence[Any]:
     """Do works of different jobs; gives what each returns. Raises `Apart`, and what one of them raises."""
     transaction = _Together(connection)
     values: list[Any] = [None] * len(works)
-    under_way = {place: work.begin(transaction) for place, work in enumerate(works)}
+    under_way = {place: _begun(work.work, transaction) for place, work in enumerate(works)}
     try:
         while under_way:
             asked: dict[str, list[Row]] = {}
@@ -83,6 +107,10 @@ def do_together(connection: sqlite3.Connection, works: Sequence[JobWork]) -> Seq
         for steps in under_way.values():
             steps.close()
     return values
+
+
+def _begun(work: Work[Any], transaction: Transaction) -> Coroutine[_Ask, None, Any]:
+    return cast("Coroutine[_Ask, None, Any]", work(transaction))
 
 
 def _change(connection: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> None:

@@ -1,11 +1,13 @@
 """Statements on a connection of the thread that runs them."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
-from safelight.adapters.sql.database import Row
+from safelight.adapters.sql.database import Row, Work
+
+T = TypeVar("T")
 
 
 @cache
@@ -42,3 +44,20 @@ class SqliteTransaction:
         """See `Transaction.fetch_one`."""
         row: Row | None = self._connection.execute(_statement(statement), values).fetchone()
         return row
+
+
+def do_alone(connection: sqlite3.Connection, work: Work[T]) -> T:
+    """Do work that awaits nothing but its transaction; raises what it raises."""
+    return at_once(work(SqliteTransaction(connection)))
+
+
+def at_once(steps: Awaitable[T]) -> T:
+    """Run a coroutine that never waits to its end."""
+    assert isinstance(steps, Coroutine)  # noqa: S101 - so is everything that `async def` makes
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    steps.close()
+    raise AssertionError("the work waited for something else than its transaction")
