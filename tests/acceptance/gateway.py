@@ -126,10 +126,15 @@ class Gateway:
         await self.kill()
         await self.start()
 
+    def children(self, module: str = "") -> list[int]:
+        """The processes that it has started, or those that run a module of ours."""
+        files = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = " ".join(file.read_text() for file in files).split()
+        return [int(pid) for pid in pids if module in Path(f"/proc/{pid}/cmdline").read_text()]
+
     def limit_file_size(self, size_bytes: int) -> None:
         """From now on no file of it may grow past this: a full disk. -1 lifts it."""
-        children = [file.read_text() for file in Path(f"/proc/{self.process.pid}/task").glob("*/children")]
-        for pid in (self.process.pid, *map(int, " ".join(children).split())):
+        for pid in (self.process.pid, *self.children()):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
 
     # As a client

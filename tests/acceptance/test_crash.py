@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import os
+import signal
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from safelight.adapters.sqlite import committer
 from tests.acceptance.gateway import Gateway, running, upstream
+from tests.doubles import until
 from tests.simulators._base import Fault
 from tests.simulators.openai_compatible import OpenAICompatibleSimulator
 
@@ -91,6 +95,25 @@ async def test_no_job_is_lost_however_often_the_gateway_is_killed(
                 assert body["meta"]["charged"] == "unknown"
         gateway.signal()
         assert await gateway.ended() == 0
+
+
+async def test_no_job_suffers_when_what_commits_is_killed(tmp_path: Path, box: OpenAICompatibleSimulator) -> None:
+    box.faults.always(Fault(delay_s=0.05))
+    settings = {"box": upstream(box.base_url, repeatable=False, concurrency=32)}
+    async with running(tmp_path, providers=settings) as gateway:
+        crowd = Crowd(gateway)
+        submitting = asyncio.create_task(crowd.submit_all())
+        await until(lambda: bool(gateway.children(committer.__name__)))
+        await box.wait_for_submissions(box.submissions + 50)
+        assert not submitting.done()
+        for pid in gateway.children(committer.__name__):
+            os.kill(pid, signal.SIGKILL)
+        await submitting
+        bodies = await asyncio.gather(*[gateway.result(job_id) for job_id in crowd.accepted])
+        assert [body["status"] for body in bodies] == ["completed"] * JOBS
+        assert box.submissions == JOBS
+        await check_pictures(gateway, box, crowd, bodies)
+        check_ledger(gateway, box, repeatable=False)
 
 
 async def check_pictures(

@@ -276,6 +276,21 @@ async def test_a_submit_that_is_left_is_written_all_the_same(store: SqlJobStore,
     assert (await store.get(new.id)) is not None
 
 
+@pytest.mark.parametrize("value", [object(), 2**70])
+async def test_a_value_that_cannot_be_told_is_the_threads(
+    store: SqlJobStore, database: SqliteDatabase, by_thread: list[object], value: object
+) -> None:
+    async def work(transaction: Transaction) -> None:
+        await transaction.change_one("UPDATE jobs SET model = $2 WHERE id = $1", "a", value)
+
+    with pytest.raises((sqlite3.Error, OverflowError)):
+        await database.write(work, job_id="a")
+    assert len(by_thread) == 1
+    jobs = [job() for _ in range(3)]
+    await asyncio.gather(*[run(store, each) for each in jobs])
+    assert len(by_thread) == 1
+
+
 async def two(transaction: Transaction) -> str:
     assert await transaction.change_one("UPDATE t SET x = $1", 1)
     assert await transaction.change_one("UPDATE u SET y = $1", 2)

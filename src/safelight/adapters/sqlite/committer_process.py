@@ -138,18 +138,28 @@ class _Connection(asyncio.Protocol):
         self._transport.write_eof()
 
     def _send(self, asks: list[_Ask]) -> None:
-        if self.lost.done():
+        mark = self._name + (self._count + 1).to_bytes(8)
+        text = None if self.lost.done() else self._text(mark, asks)
+        if text is None:
             _answer(asks, committed=False)
             return
+        self._count += 1
+        self._sent.append((mark, asks))
+        self._transport.writelines((LENGTH.pack(len(text)), text))
+
+    def _text(self, mark: bytes, asks: list[_Ask]) -> bytes | None:
+        """A message; `None` where a value cannot be told: then the thread finds out whether SQLite knows it."""
         new: list[str] = []
         scripts = [
             (script.job_id, [(self._number(step, new), values) for step, values in script.steps]) for script, *_ in asks
         ]
-        self._count += 1
-        mark = self._name + self._count.to_bytes(8)
-        self._sent.append((mark, asks))
-        text = self._encode(Message(mark, new, scripts))
-        self._transport.writelines((LENGTH.pack(len(text)), text))
+        try:
+            return self._encode(Message(mark, new, scripts))
+        except (TypeError, ValueError, OverflowError):
+            log.exception("message_not_encoded")
+            for statement in new:
+                del self._numbers[statement]
+            return None
 
     def _number(self, statement: str, new: list[str]) -> int:
         number = self._numbers.get(statement)
