@@ -179,6 +179,50 @@ async def test_what_was_under_way_when_it_was_killed_is_written_once(
     assert count(path, "events") == JOBS
 
 
+class TakenUp:
+    """Jobs that are begun as soon as they are on their way, as the queue does."""
+
+    def __init__(self, store: SqlJobStore) -> None:
+        self.store = store
+        self.starts: list[asyncio.Task[None]] = []
+
+    async def submit(self, of: Job) -> None:
+        await self.store.submit(of, wake=lambda: self.starts.append(asyncio.ensure_future(self._start(of))))
+
+    async def _start(self, of: Job) -> None:
+        await self.store.start_attempt(of.id, started())
+
+
+async def test_what_is_done_again_is_done_in_its_order(store: SqlJobStore, processes: Processes) -> None:
+    taken, jobs = TakenUp(store), [job() for _ in range(JOBS)]
+    processes.tell(signal.SIGSTOP)
+    asked = [asyncio.ensure_future(taken.submit(each)) for each in jobs]
+    await until(lambda: len(taken.starts) == JOBS)
+    processes.tell(signal.SIGKILL)
+    await asyncio.gather(*asked)
+    await asyncio.gather(*taken.starts)
+    found = [await store.get(each.id) for each in jobs]
+    assert [each.status for each in found if each is not None] == [JobStatus.PROCESSING] * JOBS
+
+
+async def test_what_is_refused_is_done_again_in_its_order(
+    store: SqlJobStore, database: SqliteDatabase, by_thread: list[object]
+) -> None:
+    async def impossible(transaction: Transaction) -> None:
+        if not await transaction.change_one("UPDATE jobs SET model = $2 WHERE id = $1", "nobody", "x"):
+            raise Superseded("not there")
+
+    taken, jobs = TakenUp(store), [job() for _ in range(5)]
+    outcomes = await asyncio.gather(
+        database.write(impossible, job_id="nobody"), *[taken.submit(each) for each in jobs], return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [Superseded, *[type(None)] * 5]
+    await asyncio.gather(*taken.starts)
+    assert len(by_thread) == 11
+    found = [await store.get(each.id) for each in jobs]
+    assert [each.status for each in found if each is not None] == [JobStatus.PROCESSING] * 5
+
+
 async def test_what_it_had_committed_before_it_was_killed_is_not_written_again(
     store: SqlJobStore, path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch, by_thread: list[object]
 ) -> None:

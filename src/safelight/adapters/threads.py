@@ -35,8 +35,8 @@ class BatchThread(Generic[Subject]):
         """`handle` gives an outcome for each function. Both callbacks run in the thread."""
         self._handle = handle
         self._at_end = at_end
-        self._asked: Gathering[_Call] = Gathering(self._hand_over)
-        self._waiting: queue.SimpleQueue[list[_Call] | None] = queue.SimpleQueue()
+        self._asked: Gathering[Call] = Gathering(self._hand_over)
+        self._waiting: queue.SimpleQueue[list[Call] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -46,13 +46,19 @@ class BatchThread(Generic[Subject]):
 
         `then` is called in the loop once it is done, also when the caller has been cancelled meanwhile.
         """
-        if self._closed:
-            raise StorageError("the storage is closed")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._asked.add((work, then, future))
-        return await future
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.ask((work, then, done))
+        return await done
 
-    def _hand_over(self, asked: "list[_Call]") -> None:
+    def ask(self, call: "Call") -> None:
+        """Have a call done, and its future told of it."""
+        _, _, done = call
+        if not self._closed:
+            self._asked.add(call)
+        elif not done.done():
+            done.set_exception(StorageError("the storage is closed"))
+
+    def _hand_over(self, asked: "list[Call]") -> None:
         self._waiting.put(asked)
 
     async def close(self) -> None:
@@ -84,16 +90,17 @@ class BatchThread(Generic[Subject]):
             return [(None, error)] * len(batch)
 
 
-_Call = tuple[Callable[[Any], Any], Callable[[], None] | None, asyncio.Future[Any]]
+Call = tuple[Callable[[Any], Any], Callable[[], None] | None, asyncio.Future[Any]]
+"""What is to be done, what is to be called once it is, and who waits for it."""
 
 
-def _answer(calls: list[_Call], outcomes: Sequence[Outcome]) -> None:
+def _answer(calls: list[Call], outcomes: Sequence[Outcome]) -> None:
     """Hand the outcomes to their event loop in one go."""
     with contextlib.suppress(RuntimeError):  # the loop is gone, and so is whoever waited
         calls[0][2].get_loop().call_soon_threadsafe(_resolve, calls, outcomes)
 
 
-def _resolve(calls: list[_Call], outcomes: Sequence[Outcome]) -> None:
+def _resolve(calls: list[Call], outcomes: Sequence[Outcome]) -> None:
     for (_, then, future), (value, error) in zip(calls, outcomes, strict=True):
         if error is None and then is not None:
             then()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from safelight.adapters.sqlite.connect import BUSY_TIMEOUT_S, connect
 from safelight.adapters.sqlite.together import do_all
-from safelight.adapters.threads import BatchThread, Outcome
+from safelight.adapters.threads import BatchThread, Call, Outcome
 from safelight.domain.errors import StorageError
 
 T = TypeVar("T")
@@ -44,6 +44,10 @@ class Writer:
         `then` is called once it is on disk, also when the caller has been cancelled meanwhile.
         """
         return await self._thread.run(work, then=then)
+
+    def ask(self, call: Call) -> None:
+        """Have a call done, and its future told of it: see `run`."""
+        self._thread.ask(call)
 
     async def close(self) -> None:
         """Finish what was asked for, then close the connection."""

@@ -16,6 +16,7 @@ from safelight.adapters.sqlite.migrate import migrate
 from safelight.adapters.sqlite.script import Script, scripted
 from safelight.adapters.sqlite.together import JobWork
 from safelight.adapters.sqlite.transaction import do_alone
+from safelight.adapters.threads import Call
 from safelight.domain.errors import StorageError
 
 T = TypeVar("T")
@@ -37,11 +38,10 @@ class SqliteDatabase:
     settled = "1 = 1"
     """One transaction writes at a time."""
 
-    def __init__(self, path: Path, *, keep: Sequence[int] = (), many: int = _MANY) -> None:
+    def __init__(self, path: Path, *, keep: Sequence[int] = ()) -> None:
         """Open the file, bring its schema up to date; raises `StorageError` or `ConfigurationError`.
 
-        `keep` are descriptors, such as that of a lock, which whoever writes holds. `many` is how many works of jobs wait for a
-        commit before a process is started for them.
+        `keep` are descriptors, such as that of a lock, which whoever writes holds.
         """
         with closing(open_connection(path, writes=True)) as connection:
             migrate(connection)
@@ -49,11 +49,11 @@ class SqliteDatabase:
         self._reader = Reader(path)
         self._lookup = open_connection(path, writes=False, busy_timeout_s=0)  # the event loop must not wait
         self.committer = CommitterProcess(path, last_commit=partial(_last_commit, path), keep=keep)
-        self._many = many
         self._with_thread = 0
         """How many works the thread has, or will have: while there are any, it gets all, since one alone can write."""
         self._with_committer = 0
-        self._none_with_committer = asyncio.Event()
+        self._held: list[Call] = []
+        """What the thread gets when the other has nothing to do any more."""
         self._closed = False
 
     async def write(self, work: Work[T], *, then: Callable[[], None] | None = None, job_id: str | None = None) -> T:
@@ -63,27 +63,31 @@ class SqliteDatabase:
         if self.committer.ready and not self._with_thread and (script := scripted(job_id, work)) is not None:
             if await self._by_committer(script, then or _nothing):
                 return script.value
-        elif self._with_thread >= self._many:
+        elif self._with_thread >= _MANY:
             self.committer.want()
         return cast("T", await self._by_thread(JobWork(job_id, work), then))
 
     async def _by_committer(self, script: Script[T], then: Callable[[], None]) -> bool:
         self._with_committer += 1
-        self._none_with_committer.clear()
         try:
             return await self.committer.commit(script, then)
         finally:
             self._with_committer -= 1
             if not self._with_committer:
-                self._none_with_committer.set()
+                held, self._held = self._held, []
+                for call in held:
+                    self._writer.ask(call)
 
     async def _by_thread(self, work: Callable[[sqlite3.Connection], T], then: Callable[[], None] | None) -> T:
         """Once the other has nothing to do: until then it gets nothing new, so nothing overtakes what is asked here."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._with_thread += 1
         try:
-            while self._with_committer:
-                await self._none_with_committer.wait()
-            return await self._writer.run(work, then=then)
+            if self._with_committer:
+                self._held.append((work, then, done))
+            else:
+                self._writer.ask((work, then, done))
+            return await done
         finally:
             self._with_thread -= 1
 
