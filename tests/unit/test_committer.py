@@ -10,13 +10,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from safelight.adapters import child
 from safelight.adapters.child import Join
 from safelight.adapters.sql.database import Transaction
 from safelight.adapters.sql.jobs import SqlJobStore
-from safelight.adapters.sqlite import committer_process
+from safelight.adapters.sqlite import committer, committer_process
+from safelight.adapters.sqlite.committer import Message
 from safelight.adapters.sqlite.committer_process import CommitterProcess
 from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.recent import RecentJobs
@@ -320,6 +322,19 @@ async def test_a_submit_that_is_left_is_written_all_the_same(store: SqlJobStore,
     assert (await store.get(new.id)) is not None
 
 
+async def test_what_it_was_told_is_committed_though_nobody_listens_any_more(path: Path) -> None:
+    await SqliteDatabase(path).close()
+    ours, theirs = socket.socketpair()
+    join = child.start_process(committer.__name__, theirs, str(path))
+    assert ours.recv(1) == committer.READY
+    statement = "INSERT INTO events (job_id, name, at, data) VALUES ($1, $2, $3, $4)"
+    message = msgspec.msgpack.encode(Message(b"mark", [statement], [("a", [(0, ("a", "job", 1, b"{}"))])]))
+    ours.sendall(committer.LENGTH.pack(len(message)) + message + b"the next one is cut")
+    ours.close()
+    assert join() == 0
+    assert count(path, "events") == 1
+
+
 @pytest.mark.parametrize("value", [object(), 2**70])
 async def test_a_value_that_cannot_be_told_is_the_threads(
     store: SqlJobStore, database: SqliteDatabase, by_thread: list[object], value: object
@@ -375,12 +390,12 @@ async def test_it_holds_what_it_is_given_as_long_as_it_lives(path: Path, process
     del processes
     ours, theirs = socket.socketpair()
     database = SqliteDatabase(path, keep=[theirs.fileno()])
-    committer: CommitterProcess = await with_committer(database)
+    process: CommitterProcess = await with_committer(database)
     theirs.close()
     ours.setblocking(False)
     with pytest.raises(BlockingIOError):
         ours.recv(1)
     await database.close()
-    assert not committer.ready
+    assert not process.ready
     assert ours.recv(1) == b""
     ours.close()

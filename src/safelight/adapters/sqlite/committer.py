@@ -7,10 +7,12 @@ It says `READY` once. Then each message is `LENGTH` and a `Message`, and is answ
 durable, or nothing of it is written. What has come by the time of a commit shares it, and is answered before the next.
 """
 
+import socket
 import sqlite3
 import struct
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +97,29 @@ def whole(waiting: memoryview) -> tuple[list[memoryview], int]:
     return texts, at
 
 
+def serve(gateway: socket.socket, connection: sqlite3.Connection) -> None:
+    """Do what is asked for until the other side is gone; what has come whole by then is committed all the same."""
+    committer, waiting = Committer(connection), bytearray()
+    try:
+        gateway.sendall(READY)
+        while received := gateway.recv(_READ_BYTES):
+            waiting += received
+            with memoryview(waiting) as view:
+                texts, end = whole(view)
+                answers = committer.handle(texts) if texts else b""
+                for text in texts:
+                    text.release()
+            del waiting[:end]
+            gateway.sendall(answers)
+    except ConnectionError:  # nobody is there to be told
+        pass
+
+
 def main() -> None:
-    """Serve the gateway that started this until it is gone; what has come whole by then is committed all the same."""
-    gateway, waiting = own_connection(), bytearray()
-    committer = Committer(connect(Path(sys.argv[1]), writes=True))
-    gateway.sendall(READY)
-    while received := gateway.recv(_READ_BYTES):
-        waiting += received
-        with memoryview(waiting) as view:
-            texts, end = whole(view)
-            answers = committer.handle(texts) if texts else b""
-            for text in texts:
-                text.release()
-        del waiting[:end]
-        gateway.sendall(answers)
+    """Serve the gateway that started this."""
+    gateway = own_connection()
+    with closing(connect(Path(sys.argv[1]), writes=True)) as connection:
+        serve(gateway, connection)
 
 
 if __name__ == "__main__":
