@@ -11,9 +11,9 @@ import os
 from safelight.randomness import random_bytes
 print(random_bytes(16).hex(), flush=True)
 child = os.fork()
-print(random_bytes(16).hex(), flush=True)
 if child:
     os.waitpid(child, 0)
+print(random_bytes(16).hex(), flush=True)
 """
 
 

@@ -8,15 +8,15 @@ T = TypeVar("T")
 
 
 class Gathering(Generic[T]):
-    """Hands over what was added within a turn of the loop, at its end or when it is much.
+    """Hands over what was added within a turn of the loop, at its end.
 
-    Each hand-over wakes a thread or a process, and may give the interpreter away.
+    Each hand-over wakes a thread or a process, and may give the interpreter away. To begin sooner where there is much was
+    measured: it is no faster, and takes an eighth more of the loop's time.
     """
 
-    def __init__(self, hand_over: Callable[[list[T]], None], *, much: int = 0) -> None:
-        """`much`: from how many things on they do not wait for the end of the turn; 0 for never."""
+    def __init__(self, hand_over: Callable[[list[T]], None]) -> None:
+        """Begin empty."""
         self._hand_over = hand_over
-        self._much = much
         self._things: list[T] = []
 
     def add(self, thing: T) -> None:
@@ -24,8 +24,6 @@ class Gathering(Generic[T]):
         if not self._things:
             asyncio.get_running_loop().call_soon(self.flush)
         self._things.append(thing)
-        if len(self._things) == self._much:
-            self.flush()
 
     def flush(self) -> None:
         """Hand over what there is, if anything."""

@@ -22,8 +22,6 @@ log = structlog.get_logger(__name__)
 
 Start = Callable[[socket.socket], Join]
 """Has somebody serve this socket, see `disk.serve`, and leaves it to them."""
-_MUCH = 12
-"""Files that are worth beginning with before the turn of the loop has ended."""
 
 
 def start_process(connection: socket.socket) -> Join:
@@ -92,7 +90,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.lost = False
         self._waiting: deque[asyncio.Future[tuple[Fate, int]]] = deque()
-        self._leaving: Gathering[bytes] = Gathering(self._send, much=_MUCH)
+        self._leaving: Gathering[bytes] = Gathering(self._send)
         self._replies = b""
         self._end = asyncio.get_running_loop().create_future()
 

@@ -21,8 +21,6 @@ from safelight.domain.errors import StorageError
 
 log = structlog.get_logger(__name__)
 
-_MUCH = 16
-"""Scripts that are worth beginning with before the turn of the loop has ended."""
 _PAUSE_S = 60.0
 """After one could not be started or has died."""
 _STORAGE_PAUSE_S = 1.0
@@ -113,7 +111,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.ready = False
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked: Gathering[_Ask] = Gathering(self._send, much=_MUCH)
+        self._asked: Gathering[_Ask] = Gathering(self._send)
         self._sent: deque[tuple[bytes, list[_Ask]]] = deque()
         """The marks of messages that are not yet answered, and what they say."""
         self._numbers: dict[str, int] = {}
