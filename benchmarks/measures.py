@@ -23,14 +23,14 @@ POLL_S = 0.002
 
 
 def group_pids(leader: int) -> list[int]:
-    """List the processes of a process group."""
+    """List the processes of a process group, and those that its leader has started in groups of their own."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile
-        if int(fields[2]) == leader:
+        if leader in (int(fields[1]), int(fields[2])):
             found.append(int(stat.parent.name))
     return found
 
