@@ -83,13 +83,13 @@ def store(database: SqliteDatabase) -> SqlJobStore:
 def by_thread(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What the thread was given."""
     given: list[object] = []
-    pass_on = SqliteDatabase._by_thread
+    pass_on = SqliteDatabase._ask_thread
 
-    async def noted(self: SqliteDatabase, work: Any, then: Callable[[], None] | None) -> Any:
+    def noted(self: SqliteDatabase, work: Any, *others: Any) -> Any:
         given.append(work)
-        return await pass_on(self, work, then)
+        return pass_on(self, work, *others)
 
-    monkeypatch.setattr(SqliteDatabase, "_by_thread", noted)
+    monkeypatch.setattr(SqliteDatabase, "_ask_thread", noted)
     return given
 
 
@@ -195,10 +195,17 @@ class TakenUp:
         await self.store.start_attempt(of.id, started())
 
 
-async def test_what_is_done_again_is_done_in_its_order(store: SqlJobStore, processes: Processes) -> None:
+async def fact(store: SqlJobStore) -> None:
+    await store.fact("a fact", b"x")
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_what_is_done_again_is_done_in_its_order(store: SqlJobStore, processes: Processes, *, held: bool) -> None:
     taken, jobs = TakenUp(store), [job() for _ in range(JOBS)]
     processes.tell(signal.SIGSTOP)
     asked = [asyncio.ensure_future(taken.submit(each)) for each in jobs]
+    if held:  # the starts then wait for the thread, behind this, while the submits are with the process
+        asked.append(asyncio.ensure_future(fact(store)))
     await until(lambda: len(taken.starts) == JOBS)
     processes.tell(signal.SIGKILL)
     await asyncio.gather(*asked)

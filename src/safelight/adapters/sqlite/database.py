@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from safelight.adapters.sql.database import Work
 from safelight.adapters.sqlite.committer import LAST_COMMIT
@@ -52,44 +52,59 @@ class SqliteDatabase:
         self._with_thread = 0
         """How many works the thread has, or will have: while there are any, it gets all, since one alone can write."""
         self._with_committer = 0
+        self._refused: list[Call] = []
         self._held: list[Call] = []
-        """What the thread gets when the other has nothing to do any more."""
+        """What the thread gets when the other has nothing to do any more; what that has refused before the rest."""
         self._closed = False
 
     async def write(self, work: Work[T], *, then: Callable[[], None] | None = None, job_id: str | None = None) -> T:
         """See `Database.write`."""
         if job_id is None:
-            return await self._by_thread(partial(do_alone, work=work), then)
+            return await self._ask_thread(partial(do_alone, work=work), then, self._held)
+        alone = cast("Callable[[sqlite3.Connection], T]", JobWork(job_id, work))
         if self.committer.ready and not self._with_thread and (script := scripted(job_id, work)) is not None:
-            if await self._by_committer(script, then or _nothing):
-                return script.value
-        elif self._with_thread >= _MANY:
+            return await self._by_committer(script, then or _nothing, alone)
+        if self._with_thread >= _MANY:
             self.committer.want()
-        return cast("T", await self._by_thread(JobWork(job_id, work), then))
+        return await self._ask_thread(alone, then, self._held)
 
-    async def _by_committer(self, script: Script[T], then: Callable[[], None]) -> bool:
+    async def _by_committer(
+        self, script: Script[T], then: Callable[[], None], alone: Callable[[sqlite3.Connection], T]
+    ) -> T:
         self._with_committer += 1
         try:
-            return await self.committer.commit(script, then)
+            if await self.committer.commit(script, then):
+                return script.value
+            done = self._ask_thread(alone, then, self._refused)
         finally:
             self._with_committer -= 1
             if not self._with_committer:
-                held, self._held = self._held, []
-                for call in held:
-                    self._writer.ask(call)
+                self._let_thread_begin()
+        return await done
 
-    async def _by_thread(self, work: Callable[[sqlite3.Connection], T], then: Callable[[], None] | None) -> T:
-        """Once the other has nothing to do: until then it gets nothing new, so nothing overtakes what is asked here."""
+    def _ask_thread(
+        self, work: Callable[[sqlite3.Connection], T], then: Callable[[], None] | None, line: list[Call]
+    ) -> asyncio.Future[T]:
+        """Have the thread do it, once the process has nothing to do: until then that gets nothing new."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(self._thread_has_done)
         self._with_thread += 1
-        try:
-            if self._with_committer:
-                self._held.append((work, then, done))
-            else:
-                self._writer.ask((work, then, done))
-            return await done
-        finally:
-            self._with_thread -= 1
+        if self._with_committer:
+            line.append((work, then, done))
+        else:
+            self._writer.ask((work, then, done))
+        return done
+
+    def _thread_has_done(self, _: asyncio.Future[Any]) -> None:
+        self._with_thread -= 1
+
+    def _let_thread_begin(self) -> None:
+        """What was refused comes first: it was asked for before what is held."""
+        calls = self._refused + self._held
+        self._refused.clear()
+        self._held.clear()
+        for call in calls:
+            self._writer.ask(call)
 
     async def read(self, work: Work[T]) -> T:
         """See `Database.read`."""
