@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from safelight.adapters import data_dir
-from safelight.adapters.data_dir import DataDirInUse, Holder, acquire, check_free, holder
+from safelight.adapters.data_dir import DataDir, DataDirInUse, Holder, acquire, check_free, holder
 from safelight.domain.errors import ConfigurationError
 
 HOLD = """
@@ -90,11 +90,17 @@ def test_the_encryption_key_is_made_once_and_is_ours_alone(tmp_path: Path) -> No
     held.release()
 
 
-def test_what_a_killed_process_left_at_work_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def orphaned(path: Path) -> tuple[DataDir, int]:
+    """A folder whose lock is held for a process that is gone, and who that was."""
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    orphan = acquire(tmp_path)
-    (tmp_path / "lock").write_bytes(msgspec.json.encode(Holder(pid=gone.pid)))
+    held = acquire(path)
+    (path / "lock").write_bytes(msgspec.json.encode(Holder(pid=gone.pid)))
+    return held, gone.pid
+
+
+def test_what_a_killed_process_left_at_work_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orphan, _ = orphaned(tmp_path)
     looks: list[float] = []
 
     def look_again(seconds: float) -> None:
@@ -109,11 +115,8 @@ def test_what_a_killed_process_left_at_work_is_waited_for(tmp_path: Path, monkey
 
 
 def test_it_is_not_waited_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        pass
-    orphan = acquire(tmp_path)
-    (tmp_path / "lock").write_bytes(msgspec.json.encode(Holder(pid=gone.pid)))
+    orphan, gone = orphaned(tmp_path)
     monkeypatch.setattr(data_dir, "_ORPHAN_PATIENCE_S", 0.05)
-    with pytest.raises(DataDirInUse, match=f"process {gone.pid}"):
+    with pytest.raises(DataDirInUse, match=f"process {gone}"):
         acquire(tmp_path)
     orphan.release()

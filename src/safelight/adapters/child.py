@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+_READ_BYTES = 1024 * 1024
+
 Join = Callable[[], object]
 """Waits for the end of who serves; it comes soon after the connection is closed."""
 
@@ -35,3 +37,21 @@ def own_connection() -> socket.socket:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     return socket.socket(fileno=0)
+
+
+def answer(gateway: socket.socket, take: Callable[[memoryview], tuple[bytes, int]], *, greeting: bytes = b"") -> None:
+    """In such a process: do what is asked for until the other side is gone; what has come whole by then is done all the same.
+
+    `take` gets what has come, and gives the answers to all that is whole and the place where that ends. It keeps no view.
+    """
+    waiting = bytearray()
+    try:
+        gateway.sendall(greeting)
+        while received := gateway.recv(_READ_BYTES):
+            waiting += received
+            with memoryview(waiting) as view:
+                answers, end = take(view)
+            gateway.sendall(answers)
+            del waiting[:end]
+    except ConnectionError:  # nobody is there to be told
+        pass

@@ -5,7 +5,7 @@ loop and waits to have it back, which took longer than the disk did. Here nobody
 one message to the gateway.
 
 A request is `REQUEST` with a path and some bytes behind it; each gets one `REPLY`, in order. The process ends with the
-connection, so it outlives no gateway. It imports nothing but the standard library, so that it starts quickly.
+connection, so it outlives no gateway. It needs nothing but the standard library, so that it starts quickly.
 """
 
 import enum
@@ -15,12 +15,12 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from safelight.adapters.child import own_connection
+from safelight.adapters.child import answer, own_connection
 
 REQUEST = struct.Struct("=BQII")
 """What to do, the file's number, the length of its path, the length of the bytes."""
@@ -31,7 +31,6 @@ _FOLDER_TRIES = 3
 _SYNCS_AT_ONCE = 8
 _PATIENCE_S = 0.005
 """For syncing one file after the other."""
-_READ_BYTES = 256 * 1024
 
 
 class Do(enum.IntFlag):
@@ -199,29 +198,21 @@ def _sync_folder(folder: Path) -> None:
 
 def serve(connection: socket.socket) -> None:
     """Do what is asked for until the other side is gone; what has come whole by then is done all the same."""
-    disk, waiting = Disk(), bytearray()
+    disk = Disk()
     try:
-        while received := connection.recv(_READ_BYTES):
-            waiting += received
-            end = _handle_all(disk, waiting, connection.sendall)
-            del waiting[:end]
-    except ConnectionError:  # nobody is there to be told
-        pass
+        answer(connection, partial(_handle_all, disk))
     finally:
         disk.close()
         connection.close()
 
 
-def _handle_all(disk: Disk, waiting: bytearray, send: Callable[[bytes], None]) -> int:
-    """Do the requests that have come whole; gives the place where they end."""
-    with memoryview(waiting) as view:
-        requests, end = _whole(view)
-        outcomes = disk.handle(requests)
-        for *_, content in requests:
-            content.release()
-    if outcomes:
-        send(b"".join(REPLY.pack(*outcome) for outcome in outcomes))
-    return end
+def _handle_all(disk: Disk, waiting: memoryview) -> tuple[bytes, int]:
+    """Do the requests that have come whole; gives the replies, and the place where they end."""
+    requests, end = _whole(waiting)
+    outcomes = disk.handle(requests)
+    for *_, content in requests:
+        content.release()
+    return b"".join(REPLY.pack(*outcome) for outcome in outcomes), end
 
 
 def _whole(view: memoryview) -> tuple[list[Request], int]:

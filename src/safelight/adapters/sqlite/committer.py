@@ -7,18 +7,18 @@ It says `READY` once. Then each message is `LENGTH` and a `Message`, and is answ
 durable, or nothing of it is written. What has come by the time of a commit shares it, and is answered before the next.
 """
 
-import socket
 import sqlite3
 import struct
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from safelight.adapters.child import own_connection
+from safelight.adapters.child import answer, own_connection
 from safelight.adapters.sql.database import Transaction
 from safelight.adapters.sqlite.connect import connect
 from safelight.adapters.sqlite.together import Apart, JobWork, do_all
@@ -31,7 +31,6 @@ LAST_COMMIT = "last_commit"
 _NOTE_COMMIT = (
     "INSERT INTO installation (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
-_READ_BYTES = 1024 * 1024
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -83,8 +82,8 @@ class Committer:
         return JobWork(job_id, work)
 
 
-def whole(waiting: memoryview) -> tuple[list[memoryview], int]:
-    """The messages that have come whole, and where they end."""
+def _handle_all(committer: Committer, waiting: memoryview) -> tuple[bytes, int]:
+    """Commit the messages that have come whole; gives the answers, and the place where they end."""
     texts: list[memoryview] = []
     at = 0
     while len(waiting) - at >= LENGTH.size:
@@ -94,32 +93,17 @@ def whole(waiting: memoryview) -> tuple[list[memoryview], int]:
             break
         texts.append(waiting[begin:end])
         at = end
-    return texts, at
-
-
-def serve(gateway: socket.socket, connection: sqlite3.Connection) -> None:
-    """Do what is asked for until the other side is gone; what has come whole by then is committed all the same."""
-    committer, waiting = Committer(connection), bytearray()
-    try:
-        gateway.sendall(READY)
-        while received := gateway.recv(_READ_BYTES):
-            waiting += received
-            with memoryview(waiting) as view:
-                texts, end = whole(view)
-                answers = committer.handle(texts) if texts else b""
-                for text in texts:
-                    text.release()
-            del waiting[:end]
-            gateway.sendall(answers)
-    except ConnectionError:  # nobody is there to be told
-        pass
+    answers = committer.handle(texts) if texts else b""
+    for text in texts:
+        text.release()
+    return answers, at
 
 
 def main() -> None:
     """Serve the gateway that started this."""
     gateway = own_connection()
     with closing(connect(Path(sys.argv[1]), writes=True)) as connection:
-        serve(gateway, connection)
+        answer(gateway, partial(_handle_all, Committer(connection)), greeting=READY)
 
 
 if __name__ == "__main__":
