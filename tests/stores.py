@@ -1,5 +1,6 @@
 """Job stores for tests, as the wiring makes them, on each engine. Another engine joins by its entry in `ENGINES`."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,10 @@ from safelight.adapters.sql.jobs import SqlJobStore
 from safelight.adapters.sqlite.committer_process import CommitterProcess
 from safelight.adapters.sqlite.database import SqliteDatabase
 from safelight.adapters.sqlite.recent import RecentJobs
+from safelight.domain.job import Job
+from safelight.domain.outcome import settle
 from tests.doubles import until
+from tests.making import NOON, started, succeeded
 
 
 class Storage(Protocol):
@@ -84,3 +88,20 @@ ENGINES: Mapping[str, Callable[[pytest.FixtureRequest], Storage]] = {
 def sqlite_store(path: Path, bell: LocalBell | None = None) -> SqlJobStore:
     """The embedded store, which rings the bell; closing it closes its database."""
     return SqlJobStore(SqliteDatabase(path), memory=RecentJobs(), ring=(bell or LocalBell()).ring)
+
+
+async def finish(store: SqlJobStore, of: Job) -> None:
+    """End a job that has begun, with a picture."""
+    attempt = succeeded()
+    await store.finish(of.id, settle(of, [attempt], error=None, now=NOON), tries=1, attempt=attempt)
+
+
+class Taken:
+    """Takes jobs up as soon as it is woken, as the queue does."""
+
+    def __init__(self, store: SqlJobStore) -> None:
+        self.store = store
+        self.starts: list[asyncio.Task[None]] = []
+
+    def wake(self, of: Job) -> None:
+        self.starts.append(asyncio.ensure_future(self.store.start_attempt(of.id, started())))

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,9 @@ from safelight.adapters.sqlite.recent import RecentJobs
 from safelight.adapters.sqlite.script import Script, scripted
 from safelight.domain.errors import StorageError, Superseded
 from safelight.domain.job import Job, JobStatus
-from safelight.domain.outcome import settle
 from tests.doubles import until
-from tests.making import NOON, job, started, succeeded
-from tests.stores import with_committer
+from tests.making import job, started
+from tests.stores import Taken, finish, with_committer
 
 JOBS = 40
 
@@ -104,10 +104,9 @@ async def submit(store: SqlJobStore, *jobs: Job) -> list[Any]:
 
 
 async def run(store: SqlJobStore, of: Job) -> None:
-    attempt = succeeded()
     await store.submit(of)
     await store.start_attempt(of.id, started())
-    await store.finish(of.id, settle(of, [attempt], error=None, now=NOON), tries=1, attempt=attempt)
+    await finish(store, of)
 
 
 async def test_the_usual_way_of_a_job_needs_no_thread(store: SqlJobStore, path: Path, by_thread: list[object]) -> None:
@@ -181,29 +180,15 @@ async def test_what_was_under_way_when_it_was_killed_is_written_once(
     assert count(path, "events") == JOBS
 
 
-class TakenUp:
-    """Jobs that are begun as soon as they are on their way, as the queue does."""
-
-    def __init__(self, store: SqlJobStore) -> None:
-        self.store = store
-        self.starts: list[asyncio.Task[None]] = []
-
-    async def submit(self, of: Job) -> None:
-        await self.store.submit(of, wake=lambda: self.starts.append(asyncio.ensure_future(self._start(of))))
-
-    async def _start(self, of: Job) -> None:
-        await self.store.start_attempt(of.id, started())
-
-
 async def fact(store: SqlJobStore) -> None:
     await store.fact("a fact", b"x")
 
 
 @pytest.mark.parametrize("held", [False, True])
 async def test_what_is_done_again_is_done_in_its_order(store: SqlJobStore, processes: Processes, *, held: bool) -> None:
-    taken, jobs = TakenUp(store), [job() for _ in range(JOBS)]
+    taken, jobs = Taken(store), [job() for _ in range(JOBS)]
     processes.tell(signal.SIGSTOP)
-    asked = [asyncio.ensure_future(taken.submit(each)) for each in jobs]
+    asked = [asyncio.ensure_future(store.submit(each, wake=partial(taken.wake, each))) for each in jobs]
     if held:  # the starts then wait for the thread, behind this, while the submits are with the process
         asked.append(asyncio.ensure_future(fact(store)))
     await until(lambda: len(taken.starts) == JOBS)
@@ -221,9 +206,11 @@ async def test_what_is_refused_is_done_again_in_its_order(
         if not await transaction.change_one("UPDATE jobs SET model = $2 WHERE id = $1", "nobody", "x"):
             raise Superseded("not there")
 
-    taken, jobs = TakenUp(store), [job() for _ in range(5)]
+    taken, jobs = Taken(store), [job() for _ in range(5)]
     outcomes = await asyncio.gather(
-        database.write(impossible, job_id="nobody"), *[taken.submit(each) for each in jobs], return_exceptions=True
+        database.write(impossible, job_id="nobody"),
+        *[store.submit(each, wake=partial(taken.wake, each)) for each in jobs],
+        return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [Superseded, *[type(None)] * 5]
     await asyncio.gather(*taken.starts)

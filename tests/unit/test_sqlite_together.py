@@ -17,9 +17,8 @@ from safelight.adapters.sqlite import connection, together
 from safelight.adapters.sqlite.together import MOST_ROWS, for_many
 from safelight.domain.errors import StorageError, Superseded
 from safelight.domain.job import Idempotency, Job, JobStatus
-from safelight.domain.outcome import settle
-from tests.making import NOON, job, request, started, succeeded
-from tests.stores import sqlite_store
+from tests.making import NOON, job, request, started
+from tests.stores import Taken, finish, sqlite_store
 
 STATEMENTS = {
     name: getattr(sql, name)
@@ -82,11 +81,6 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-async def finish(store: SqlJobStore, of: Job) -> None:
-    attempt = succeeded()
-    await store.finish(of.id, settle(of, [attempt], error=None, now=NOON), tries=1, attempt=attempt)
-
-
 async def events_of(store: SqlJobStore, of: Job) -> list[str]:
     return [str(logged.event.data.get("status")) for logged in await store.events(of.id, after=0, limit=9)]
 
@@ -141,17 +135,6 @@ async def test_what_happens_to_one_job_happens_in_its_order(store: SqlJobStore) 
     for each in jobs:
         logged = await store.events(each.id, after=0, limit=9)
         assert [entry.event.data.get("progress") for entry in logged[2:]] == [0.1, 0.2, 0.3]
-
-
-class Taken:
-    """Takes jobs up as soon as it is woken, as the queue does."""
-
-    def __init__(self, store: SqlJobStore) -> None:
-        self.store = store
-        self.starts: list[asyncio.Task[None]] = []
-
-    def wake(self, of: Job) -> None:
-        self.starts.append(asyncio.ensure_future(self.store.start_attempt(of.id, started())))
 
 
 async def test_a_job_is_submitted_and_begun_in_one_commit(commits: list[int], store: SqlJobStore) -> None:
